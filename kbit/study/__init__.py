@@ -1,0 +1,1 @@
+"""Grids of runs, their resumable runner, and the store of what they found."""
