@@ -15,10 +15,13 @@ def expand_braces(text: str) -> list[str]:
     """Every string that `text` stands for: `{a,b}` is each of its parts, `{2..8}` each whole number from 2 to 8 (or down).
 
     Several groups give their product, the first group slowest: `{int,nf}{3..4}` is int3, int4, nf3, nf4.
-    Raises StoreError where a brace has no partner or lies in another, a group is neither list nor range, or more than LIMIT strings arise.
+    Raises StoreError where a brace has no partner or lies in another, where a group is neither list nor range, and where more
+    than LIMIT strings arise.
     """
     if not balanced(text):
-        raise StoreError(f"'{text}': braces must come in pairs and not lie in one another. Write int{{2..8}}-b64 or {{int,nf}}4-b64.")
+        raise StoreError(
+            f"'{text}': braces must come in pairs and not lie in one another. Write int{{2..8}}-b64 or {{int,nf}}4-b64."
+        )
     made = [""]
     at = 0
     for group in _GROUP.finditer(text):

@@ -165,18 +165,33 @@ def _read(connection: sqlite3.Connection) -> list[Outcome]:
     measured: dict[str, dict[str, tuple[float, float | None]]] = {}
     for run, metric, value, stderr in connection.execute("SELECT run, metric, value, stderr FROM measurements"):
         measured.setdefault(run, {})[metric] = (_number(value), None if stderr is None else float(stderr))
-    windows = {run: (losses, tokens) for run, losses, tokens in connection.execute("SELECT run, losses, tokens FROM window_losses")}
+    windows = {
+        run: (losses, tokens) for run, losses, tokens in connection.execute("SELECT run, losses, tokens FROM window_losses")
+    }
     outcomes = []
     columns = "hash, spec, about, host, seconds, peak_bytes, finished, error"
-    for hash, spec, about, host, seconds, peak_bytes, finished, error in connection.execute(f"SELECT {columns} FROM runs ORDER BY hash"):
-        losses, tokens = (np.frombuffer(blob, dtype) for blob, dtype in zip(windows.get(hash, (b"", b"")), ("<f8", "<i8"), strict=True))
+    for hash, spec, about, host, seconds, peak_bytes, finished, error in connection.execute(
+        f"SELECT {columns} FROM runs ORDER BY hash"
+    ):
+        losses, tokens = (
+            np.frombuffer(blob, dtype) for blob, dtype in zip(windows.get(hash, (b"", b"")), ("<f8", "<i8"), strict=True)
+        )
         if losses.shape != tokens.shape or (error is None and not losses.size):
             raise ValueError("the losses and the tokens of windows differ in number")
         outcomes.append(
             Outcome(
-                str(hash), _mapping(spec), _mapping(about), str(host), float(seconds), int(peak_bytes), str(finished),
-                error, measured.get(hash, {}), losses.astype(float), tokens.astype(np.int64),
-            )  # fmt: skip
+                str(hash),
+                _mapping(spec),
+                _mapping(about),
+                str(host),
+                float(seconds),
+                int(peak_bytes),
+                str(finished),
+                error,
+                measured.get(hash, {}),
+                losses.astype(float),
+                tokens.astype(np.int64),
+            )
         )
     return outcomes
 
@@ -243,7 +258,9 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
         )
     statements = dict(connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall())
     if {name: statements.get(name) for name in SCHEMA} != SCHEMA or "trigger" in there.values():
-        raise StoreError(f"store {path}: its tables are not those of version {SCHEMA_VERSION}. Restore the file, or start a new store.")
+        raise StoreError(
+            f"store {path}: its tables are not those of version {SCHEMA_VERSION}. Restore the file, or start a new store."
+        )
     fault = connection.execute("PRAGMA quick_check(1)").fetchone()
     if fault != ("ok",):
         raise sqlite3.DatabaseError("database disk image is malformed")
@@ -260,7 +277,9 @@ def _only_writer(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(handle)
-            raise StoreError(f"store {path}: another study is writing to it. Wait until it ends, or name another store.") from None
+            raise StoreError(
+                f"store {path}: another study is writing to it. Wait until it ends, or name another store."
+            ) from None
         # Its last holder may have removed the file between our opening and locking it: then the lock is nobody's.
         if lock.exists() and os.path.samestat(os.fstat(handle), os.stat(lock)):
             break

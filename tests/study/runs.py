@@ -15,18 +15,31 @@ LLAMA = {
 }  # fmt: skip
 
 
-def outcome(number: int = 0, *, fmt: str = "int4-b64", embeddings: str = "int8-row", error: str | None = None, **about: Any) -> Outcome:
+def outcome(
+    number: int = 0, *, fmt: str = "int4-b64", embeddings: str = "int8-row", error: str | None = None, **about: Any
+) -> Outcome:
     """A run with the hash of `number`; its windows lose 3 nats per token, more or less."""
     recipe = {"weights": fmt, "method": "rtn", "embeddings": embeddings, "lm_head": embeddings, "layers": {}, "keep": []}
     losses = np.random.default_rng(number).normal(3.0, 0.3, 5)
-    found = {"loss": (losses.mean(), losses.std(ddof=1) / 5**0.5), "kld_max": (float("nan"), None), "total_bits": (1e6 + number, None)}
+    found = {
+        "loss": (losses.mean(), losses.std(ddof=1) / 5**0.5),
+        "kld_max": (float("nan"), None),
+        "total_bits": (1e6 + number, None),
+    }
     return Outcome(
         hash=f"{number:064x}",
         spec={"recipe": json.dumps(recipe), "fingerprint": "f" * 64},
         about={
-            "model": "prose-94k", "family": "prose", "protocol": "family", "parameters": 160_000, "parameters_linear": 94_208,
-            "training_tokens": 8_388_608, "seed": 0, "architecture": LLAMA, **about,
-        },  # fmt: skip
+            "model": "prose-94k",
+            "family": "prose",
+            "protocol": "family",
+            "parameters": 160_000,
+            "parameters_linear": 94_208,
+            "training_tokens": 8_388_608,
+            "seed": 0,
+            "architecture": LLAMA,
+            **about,
+        },
         host="here",
         seconds=1.5,
         peak_bytes=300_000_000,

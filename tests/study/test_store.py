@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -78,7 +79,9 @@ def test_only_the_one_file_remains(path):
     written(path, outcome(0))
     assert os.listdir(path.parent) == ["runs.db"]
     with open(path, "rb") as file:
-        assert file.read(20)[18:20] == b"\x01\x01"  # no write-ahead log is needed to read it: it can lie on a disk that is read only
+        assert (
+            file.read(20)[18:20] == b"\x01\x01"
+        )  # no write-ahead log is needed to read it: it can lie on a disk that is read only
 
 
 def test_a_reader_reads_while_a_study_writes(path):
@@ -117,8 +120,7 @@ def test_a_full_disk_loses_no_finished_run(path):
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite then answers as it does on a full disk
         with pytest.raises(StoreError, match=r"the disk is full\. Free some space, then start the same study again"):
-            for number in range(1, 100):
-                store.record(outcome(number))
+            all(store.record(outcome(number)) is None for number in range(1, 100))
     kept = read_outcomes(path)
     for found in kept:
         assert_same(found, outcome(int(found.hash, 16)))
@@ -165,7 +167,10 @@ def test_a_store_of_another_version_is_refused_with_both_versions(path):
     written(path)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = '7'")
-    expected = f"store {path}: its version is 7, and this kbit reads version {SCHEMA_VERSION}. Use the kbit that wrote it, or start a new store."
+    expected = (
+        f"store {path}: its version is 7, and this kbit reads version {SCHEMA_VERSION}. "
+        "Use the kbit that wrote it, or start a new store."
+    )
     with pytest.raises(StoreError) as fault:
         read_outcomes(path)
     assert str(fault.value) == expected
@@ -174,7 +179,9 @@ def test_a_store_of_another_version_is_refused_with_both_versions(path):
     assert str(fault.value) == expected
 
 
-@pytest.mark.parametrize("statement", ["CREATE TABLE notes (text)", "CREATE TABLE runs (hash)", "CREATE VIEW runs AS SELECT 1 AS hash"])
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE notes (text)", "CREATE TABLE runs (hash)", "CREATE VIEW runs AS SELECT 1 AS hash"]
+)
 def test_another_program_s_database_is_refused_and_left_alone(path, statement):
     with sqlite3.connect(path) as connection:
         connection.execute(statement)
@@ -200,7 +207,9 @@ def test_a_view_that_the_user_added_does_no_harm(path):
     assert len(read_outcomes(path)) == 1
 
 
-@pytest.mark.parametrize("content", [b"no database at all, but long enough to be looked at by SQLite. " * 40, b"SQLite format 3\0" + b"\xff" * 500])
+@pytest.mark.parametrize(
+    "content", [b"no database at all, but long enough to be looked at by SQLite. " * 40, b"SQLite format 3\0" + b"\xff" * 500]
+)
 def test_a_file_that_is_no_database_is_refused_and_left_alone(path, content):
     path.write_bytes(content)
     for use in (read_outcomes, lambda path: written(path)):
@@ -217,9 +226,14 @@ def test_an_empty_file_holds_no_store_yet_but_may_become_one(path):
 
 
 def test_a_missing_store_folder_or_a_folder_as_a_store_is_refused(path):
-    with pytest.raises(StoreError, match=rf"store {path}: there is no such file\. Make it with: kbit study GRID\.yaml --store {path}"):
+    with pytest.raises(
+        StoreError, match=rf"store {path}: there is no such file\. Make it with: kbit study GRID\.yaml --store {path}"
+    ):
         read_outcomes(path)
-    with pytest.raises(StoreError, match="the folder .*missing does not exist"), Store.writing(path.parent / "missing" / "runs.db"):
+    with (
+        pytest.raises(StoreError, match=r"the folder .*missing does not exist"),
+        Store.writing(path.parent / "missing" / "runs.db"),
+    ):
         pass
     path.mkdir()
     with pytest.raises(StoreError), Store.writing(path):
@@ -228,13 +242,20 @@ def test_a_missing_store_folder_or_a_folder_as_a_store_is_refused(path):
 
 def test_faults_of_the_study_s_own_are_not_laid_on_the_store(path):
     with pytest.raises(FileNotFoundError), Store.writing(path):
-        open(path.parent / "weights.safetensors")
+        (path.parent / "weights.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("sound") / "runs.db"
     return written(path, *(outcome(number) for number in range(6)), outcome(6, error="failed")).read_bytes()
+
+
+def runs_or_refusal(path: Path) -> str:
+    try:
+        return f"{len(read_outcomes(path))} runs"
+    except StoreError as error:
+        return str(error)
 
 
 cuts = st.integers(0, 2**20)
@@ -251,8 +272,4 @@ def test_a_damaged_store_is_read_or_refused_in_one_line(sound, tmp_path_factory,
         at %= len(content)
         content[at : at + len(change)] = change[: len(content) - at]
     path.write_bytes(bytes(content[: None if cut is None else cut % len(content)]))
-    try:
-        assert len(read_outcomes(path)) <= 7
-    except StoreError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith(f"store {path}: ")
+    assert re.fullmatch(rf"[0-7] runs|store {re.escape(str(path))}: [^\n]+", runs_or_refusal(path))

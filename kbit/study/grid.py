@@ -1,0 +1,228 @@
+"""The grid of a study: what its YAML file may say, checked, with errors that name the line."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from kbit.errors import KbitError, StoreError
+from kbit.evaluation import PROTOCOLS, Protocol
+from kbit.formats import Format
+from kbit.methods import METHODS
+from kbit.study.braces import expand_braces
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _words(text: str) -> str:
+    _refusals_as_value_errors(expand_braces, text)
+    return text
+
+
+def _formats(text: str) -> str:
+    for word in _refusals_as_value_errors(expand_braces, text):
+        _refusals_as_value_errors(Format.parse, word)
+    return text
+
+
+def _methods(text: str) -> str:
+    for word in _refusals_as_value_errors(expand_braces, text):
+        if word not in METHODS:
+            raise ValueError(f"there is no method '{word}'{_nearest(word, METHODS)}. There are {', '.join(METHODS)}.")
+    return text
+
+
+def _refusals_as_value_errors(call: Any, text: str) -> Any:
+    """pydantic gathers ValueErrors and knows their place; a KbitError would pass it by."""
+    try:
+        return call(text)
+    except KbitError as error:
+        raise ValueError(str(error)) from None
+
+
+def _nearest(word: str, words: Any) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+Words = Annotated[
+    list[Annotated[str, Field(min_length=1), AfterValidator(_words)]], BeforeValidator(_listed), Field(min_length=1)
+]
+Formats = Annotated[list[Annotated[str, AfterValidator(_formats)]], BeforeValidator(_listed), Field(min_length=1)]
+Methods = Annotated[list[Annotated[str, AfterValidator(_methods)]], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class GridProtocol(_Strict):
+    """A protocol of a grid: its texts, joined by an empty line, and what differs from `base` (a name of PROTOCOLS)."""
+
+    text: Words
+    base: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    bos: bool | None = None
+    score: str | None = None
+    max_windows: int | None = None
+    dtype: str | None = None
+    prepare: str | None = None
+
+    @model_validator(mode="after")
+    def _must_be_a_protocol(self) -> GridProtocol:
+        if self.base is not None and self.base not in PROTOCOLS:
+            known = ", ".join(PROTOCOLS)
+            raise ValueError(
+                f"there is no protocol '{self.base}' to start from{_nearest(self.base, PROTOCOLS)}. There are {known}."
+            )
+        _refusals_as_value_errors(self.named, "")
+        return self
+
+    def named(self, name: str) -> Protocol:
+        """The protocol itself; `base` defaults to the protocol of PROTOCOLS that has this `name`, if there is one."""
+        start = PROTOCOLS.get(self.base or name, Protocol())
+        changes = self.model_dump(exclude={"text", "base"}, exclude_none=True)
+        return Protocol(**{**vars(start), **changes})
+
+
+Protocols = Annotated[dict[str, GridProtocol], Field(min_length=1)]
+
+
+class Part(_Strict):
+    """Some of a grid's fields; what it leaves out is the grid's."""
+
+    models: Words | None = None
+    formats: Formats | None = None
+    methods: Methods | None = None
+    embeddings: Formats | None = None
+    protocols: Protocols | None = None
+
+
+class Grid(_Strict):
+    """models x formats x methods x embeddings x protocols; where there are `parts`, the union of their products instead.
+
+    models: folders, GGUF files or hub ids; braces and globs; relative to the folder of the grid's file.
+    formats: of the linear layers. embeddings: formats of embeddings and lm_head alike.
+    """
+
+    models: Words
+    formats: Formats
+    methods: Methods = ["rtn"]
+    embeddings: Formats = ["int8-row"]
+    protocols: Protocols
+    parts: list[Part] = []
+    _source: Path = PrivateAttr(default=Path("grid.yaml"))  # the file it came from: relative paths start in its folder
+
+    @property
+    def source(self) -> Path:
+        """The file that the grid came from; relative paths start in its folder."""
+        return self._source
+
+    def products(self) -> list[Grid]:
+        """One grid without parts for each part, what a part leaves out filled in; the grid itself where it has no parts."""
+        own = {name: getattr(self, name) for name in Part.model_fields}
+        filled = [
+            own | {name: value for name in own if (value := getattr(part, name)) is not None} for part in self.parts or [Part()]
+        ]
+        made = [Grid.model_construct(**fields) for fields in filled]
+        for grid in made:
+            grid._source = self._source
+        return made
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a YAML file.
+
+    Raises StoreError, one line that names file, line and field, where the file cannot be read, is no YAML, or says what a grid cannot.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise StoreError(
+            f"grid {path}: cannot be read ({reason}). Name a YAML file that says models, formats and protocols."
+        ) from None
+    data, node = _parse(path, text)
+    try:
+        grid = Grid.model_validate(data)
+    except ValidationError as error:
+        raise StoreError(_first_fault(path, node, error)) from None
+    grid._source = path
+    return grid
+
+
+def _parse(path: Path, text: str) -> tuple[Any, yaml.Node]:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise StoreError(f"grid {path}: a grid is a mapping with the fields {', '.join(Grid.model_fields)}.")
+        _refuse_repeated_keys(path, node)
+        return loader.construct_document(node), node
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        hint = " Put strings with braces in quotes: 'int{2..8}-b64'." if "{" in text else ""
+        raise StoreError(f"grid {path}, line {line}: no YAML ({error.problem}).{hint}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date such as 2020-99-99
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"grid {path}: no YAML ({reason}). Mend the file.") from None
+    finally:
+        loader.dispose()
+
+
+def _refuse_repeated_keys(path: Path, node: yaml.Node) -> None:
+    """YAML lets a second `formats:` silently replace the first; half a study would be lost."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise StoreError(
+                    f"grid {path}, line {line}: the field '{key.value}' stands here a second time. Keep one of them."
+                )
+            seen.add(str(key.value))
+            if value.start_mark.index > node.start_mark.index:  # an alias points back: its anchor was seen already
+                _refuse_repeated_keys(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            if item.start_mark.index > node.start_mark.index:
+                _refuse_repeated_keys(path, item)
+
+
+def _first_fault(path: Path, node: yaml.Node, error: ValidationError) -> str:
+    fault = error.errors()[0]
+    place = list(fault["loc"])
+    field = ".".join(str(part) for part in place if isinstance(part, str))
+    where = f"grid {path}, line {_line(node, place)}"
+    if fault["type"] == "missing":
+        return f"{where}: the field '{field}' is missing. Add it."
+    if fault["type"] == "extra_forbidden":
+        owner: type[BaseModel] = GridProtocol if "protocols" in place else Part if "parts" in place else Grid
+        return f"{where}: there is no field '{field}'{_nearest(str(place[-1]), owner.model_fields)}. There are {', '.join(owner.model_fields)}."
+    reason = fault["msg"].removeprefix("Value error, ").removesuffix(".")
+    got = "" if fault["type"] == "value_error" else f", not {reprlib.repr(fault['input'])}"
+    return f"{where}: {field or 'grid'}: {' '.join((reason + got).split())}."
+
+
+def _line(node: yaml.Node, place: list[Any]) -> int:
+    """Line, from 1, of the deepest node on the way to `place` that the file has."""
+    line = node.start_mark.line + 1
+    for part in place:
+        children: dict[Any, tuple[int, yaml.Node]] = {}
+        if isinstance(node, yaml.MappingNode):
+            children = {key.value: (key.start_mark.line + 1, value) for key, value in node.value}
+        elif isinstance(node, yaml.SequenceNode):
+            children = {index: (item.start_mark.line + 1, item) for index, item in enumerate(node.value)}
+        if part not in children:
+            break
+        line, node = children[part]
+    return line
