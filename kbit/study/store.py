@@ -43,9 +43,12 @@ SCHEMA = {
     "window_losses": """CREATE TABLE window_losses (
     run TEXT PRIMARY KEY REFERENCES runs (hash) ON DELETE CASCADE,
     losses BLOB NOT NULL,    -- little-endian float64: mean nats per token of each window
-    tokens BLOB NOT NULL     -- little-endian int64: tokens scored in each window
+    tokens BLOB NOT NULL,    -- little-endian int64: tokens scored in each window
+    bytes BLOB NOT NULL      -- little-endian int64: bytes of text that those stand for
 ) WITHOUT ROWID""",
 }
+
+BLOBS = ("<f8", "<i8", "<i8")  # dtypes of losses, tokens and bytes of windows
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Outcome:
     measurements: dict[str, tuple[float, float | None]] = field(default_factory=dict)  # metric -> value, standard error
     window_losses: np.ndarray = field(default_factory=lambda: np.empty(0))
     window_tokens: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    window_bytes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 class Store:
@@ -136,8 +140,9 @@ class Store:
         if outcome.error is None:
             rows = [(outcome.hash, metric, value, stderr) for metric, (value, stderr) in outcome.measurements.items()]
             self._connection.executemany("INSERT INTO measurements VALUES (?, ?, ?, ?)", rows)
-            losses, tokens = outcome.window_losses.astype("<f8").tobytes(), outcome.window_tokens.astype("<i8").tobytes()
-            execute("INSERT INTO window_losses VALUES (?, ?, ?)", (outcome.hash, losses, tokens))
+            columns = (outcome.window_losses, outcome.window_tokens, outcome.window_bytes)
+            blobs = [column.astype(dtype).tobytes() for column, dtype in zip(columns, BLOBS, strict=True)]
+            execute("INSERT INTO window_losses VALUES (?, ?, ?, ?)", (outcome.hash, *blobs))
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
@@ -165,35 +170,32 @@ def _read(connection: sqlite3.Connection) -> list[Outcome]:
     measured: dict[str, dict[str, tuple[float, float | None]]] = {}
     for run, metric, value, stderr in connection.execute("SELECT run, metric, value, stderr FROM measurements"):
         measured.setdefault(run, {})[metric] = (_number(value), None if stderr is None else float(stderr))
-    windows = {
-        run: (losses, tokens) for run, losses, tokens in connection.execute("SELECT run, losses, tokens FROM window_losses")
-    }
-    outcomes = []
+    windows = {run: blobs for run, *blobs in connection.execute("SELECT run, losses, tokens, bytes FROM window_losses")}
     columns = "hash, spec, about, host, seconds, peak_bytes, finished, error"
-    for hash, spec, about, host, seconds, peak_bytes, finished, error in connection.execute(
-        f"SELECT {columns} FROM runs ORDER BY hash"
-    ):
-        losses, tokens = (
-            np.frombuffer(blob, dtype) for blob, dtype in zip(windows.get(hash, (b"", b"")), ("<f8", "<i8"), strict=True)
+    return [
+        Outcome(
+            hash=str(hash),
+            spec=_mapping(spec),
+            about=_mapping(about),
+            host=str(host),
+            seconds=float(seconds),
+            peak_bytes=int(peak_bytes),
+            finished=str(finished),
+            error=error,
+            measurements=measured.get(hash, {}),
+            **_windows(windows[hash] if error is None else [b"", b"", b""]),
         )
-        if losses.shape != tokens.shape or (error is None and not losses.size):
-            raise ValueError("the losses and the tokens of windows differ in number")
-        outcomes.append(
-            Outcome(
-                str(hash),
-                _mapping(spec),
-                _mapping(about),
-                str(host),
-                float(seconds),
-                int(peak_bytes),
-                str(finished),
-                error,
-                measured.get(hash, {}),
-                losses.astype(float),
-                tokens.astype(np.int64),
-            )
+        for hash, spec, about, host, seconds, peak_bytes, finished, error in connection.execute(
+            f"SELECT {columns} FROM runs ORDER BY hash"
         )
-    return outcomes
+    ]
+
+
+def _windows(blobs: list[bytes]) -> dict[str, np.ndarray]:
+    arrays = [np.frombuffer(blob, dtype).astype(dtype[1:]) for blob, dtype in zip(blobs, BLOBS, strict=True)]
+    if len({array.shape for array in arrays}) != 1:
+        raise ValueError("losses, tokens and bytes of windows differ in number")
+    return dict(zip(("window_losses", "window_tokens", "window_bytes"), arrays, strict=True))
 
 
 def _number(value: object) -> float:

@@ -48,4 +48,5 @@ def outcome(
         measurements={} if error else found,
         window_losses=np.empty(0) if error else losses,
         window_tokens=np.empty(0, dtype=np.int64) if error else np.full(5, 255),
+        window_bytes=np.empty(0, dtype=np.int64) if error else np.arange(700, 705),
     )
