@@ -1,0 +1,111 @@
+"""Fit a law to runs: weighted least squares from several starts, intervals by bootstrap, the form by cross-validation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kbit.errors import LawError
+from kbit.laws.forms import FORMS
+from kbit.laws.law import Estimate, Law, Trial
+from kbit.laws.layout import check_runs, lay_out
+from kbit.laws.noise import resample
+from kbit.laws.problem import first_problem, solve
+from kbit.laws.runs import Runs, Table, choose_slice, prepare
+
+DRAW_EVALUATIONS = 25  # a resample starts at the fit
+SIZES_TO_CHECK = 4  # one is left out, and three remain
+SMALLEST_COST = 0.005  # nats: relative errors of costs below it are taken relative to it
+
+
+def fit(
+    table: Table,
+    form: str = "best",
+    *,
+    family: str | None = None,
+    protocol: str | None = None,
+    embeddings: str | None = None,
+    method: str | None = None,
+    bootstrap: int = 200,
+    confidence: float = 0.95,
+    luck: float | None = None,
+    seed: int = 0,
+) -> Law:
+    """The law of this form through the runs of one family, protocol, embeddings and method (each: the one with most runs).
+
+    form "best" is the form that predicts sizes left out of the fit best. bootstrap: resamples of windows, trainings and misfit, for the intervals. luck: standard
+    deviation in nats between two trainings of one size, where it is known; else it is estimated from the models' residuals.
+    Raises LawError where the runs do not determine the parameters, with what is missing.
+    """
+    chosen_table, chosen = choose_slice(table, family=family, protocol=protocol, embeddings=embeddings, method=method)
+    runs = prepare(chosen_table)
+    if form == "best":
+        trials = compare(runs, luck)
+        form = trials[0].form
+    else:
+        trials = (cross_validate(runs, form, luck),)
+    layout, fitted = lay_out(runs, form)
+    problem, theta = solve(layout, fitted, luck)
+    resampled = resample(fitted, problem.noise, bootstrap, np.random.default_rng(seed))
+    draws = np.array([problem.minimize(theta, losses, DRAW_EVALUATIONS) for losses in resampled])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail], axis=0) if bootstrap else (np.full_like(theta, np.nan),) * 2
+    edges = layout.bounds()
+    estimates = {
+        name: Estimate(float(theta[i]), float(low[i]), float(high[i]), bool(np.isclose(theta[i], [edge[i] for edge in edges], atol=1e-6).any()))
+        for i, name in enumerate(layout.names)
+    }
+    return Law(
+        layout=layout,
+        estimates=estimates,
+        theta=theta,
+        draws=draws,
+        confidence=confidence,
+        noise=problem.noise,
+        rms=rms([problem.residuals(theta)]),
+        trials=trials,
+        chosen=chosen,
+        runs=runs,
+        fitted=fitted,
+    )
+
+
+def compare(runs: Runs, luck: float | None = None) -> tuple[Trial, ...]:
+    """Cross-validation of every form that the runs can determine, the best first.
+
+    Best: the least product of the two errors, so that neither the level of the loss nor the cost of a format decides alone.
+    Raises the LawError of the first form where none can be fitted.
+    """
+    trials, refused = [], []
+    for form in FORMS:
+        try:
+            trials.append(cross_validate(runs, form, luck))
+        except LawError as error:
+            refused.append(error)
+    if not trials:
+        raise refused[0]
+    return tuple(sorted(trials, key=lambda trial: trial.loss_error * trial.cost_error))
+
+
+def cross_validate(runs: Runs, form: str, luck: float | None = None) -> Trial:
+    """Errors of the form at each size when it is fitted to the others: of the loss in nats, of the cost relative to it."""
+    layout, runs = lay_out(runs, form)
+    check_runs(layout, runs, SIZES_TO_CHECK)
+    loss_errors, cost_errors = [], []
+    for N in runs.sizes:
+        rest, held = runs.take(runs.N != N), runs.take(runs.N == N)
+        part, rest = lay_out(rest, form)
+        problem = first_problem(part, rest, luck)
+        theta = problem.minimize(problem.starts()[1])
+        held = held.take(np.isin(held.format, [*part.k]))
+        at = part.points(held.N, held.D if part.has_data else np.ones(len(held)), held.format)
+        predicted = part.loss(theta, at)
+        loss_errors.append(predicted - held.loss)
+        cost = predicted - part.loss(theta, at.unquantized)
+        relative = (cost - held.penalty) / np.maximum(held.penalty, SMALLEST_COST)
+        cost_errors.append(relative[held.quantized])
+    return Trial(form, rms(loss_errors), rms(cost_errors), len(layout.names))
+
+
+def rms(parts: list[np.ndarray]) -> float:
+    """Root of the mean square over all parts."""
+    return float(np.sqrt((np.concatenate(parts) ** 2).mean()))

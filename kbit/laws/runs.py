@@ -1,0 +1,154 @@
+"""The runs that a law is fitted to: one slice of a study's table, as arrays of one length."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from kbit.errors import LawError
+
+Table = Mapping[str, np.ndarray]
+UNQUANTIZED_BITS = 16  # formats of 16 and 32 bits are floats, kept as they are
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs under one protocol, of one family, with one format of the embeddings: every field has shape (runs,).
+
+    loss is in nats per token; windows is (runs, windows), the losses it is the mean of, or (runs, 0) where they were not kept.
+    """
+
+    model: np.ndarray
+    format: np.ndarray
+    kind: np.ndarray  # the format without its k: int-b64
+    codebook: np.ndarray
+    k: np.ndarray
+    N: np.ndarray  # weights of the linear layers
+    D: np.ndarray  # training tokens, nan where unknown
+    total_bits: np.ndarray
+    linear_bits: np.ndarray
+    loss: np.ndarray
+    loss_stderr: np.ndarray
+    windows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def take(self, rows: np.ndarray) -> Runs:
+        """The runs at `rows` (indices or a mask)."""
+        return Runs(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    @property
+    def quantized(self) -> np.ndarray:
+        """True where the linear layers hold codes rather than floats."""
+        return self.k < UNQUANTIZED_BITS
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The distinct N, ascending."""
+        return np.unique(self.N)
+
+    @property
+    def penalty(self) -> np.ndarray:
+        """Measured loss less the loss of the same model in 16 bits (in its best format, where 16 bits were not measured)."""
+        out = np.empty(len(self))
+        for model in np.unique(self.model):
+            rows = self.model == model
+            kept = rows & ~self.quantized
+            out[rows] = self.loss[rows] - (self.loss[kept].mean() if kept.any() else self.loss[rows].min())
+        return out
+
+    @property
+    def longest_trained(self) -> np.ndarray:
+        """True for runs of those models of each size that saw the most tokens."""
+        most = {N: np.nanmax(self.D[self.N == N], initial=-np.inf) for N in self.sizes}
+        return np.array([np.isnan(D) or D >= most[N] for N, D in zip(self.N, self.D, strict=True)], dtype=bool)
+
+
+def split_format(text: str) -> tuple[str, int | None, str]:
+    """Codebook, k and kind of a format string: the kind is what stays when k changes; no k where the string says none.
+
+    int4-b64-asym: ("int", 4, "int-b64-asym"). fp6e3m2-row: ("fp", 6, "fpe3-row"), since another bit of mantissa halves the step.
+    """
+    head, _, rest = text.partition("-")
+    found = re.fullmatch(r"([a-z_]+)(\d*)(e\d+)?(m\d+)?(:.+)?", head)
+    if found is None or not found[2]:
+        return head, None, text
+    codebook, exponent, name = found[1], found[3] or "", found[5] or ""
+    return codebook, int(found[2]), f"{codebook}{exponent}{name}" + (f"-{rest}" if rest else "")
+
+
+def choose_slice(
+    table: Table,
+    *,
+    family: str | None = None,
+    protocol: str | None = None,
+    embeddings: str | None = None,
+    method: str | None = None,
+) -> tuple[Table, dict[str, str]]:
+    """The rows of one family, protocol, embeddings and method, and which these are; of what is not named, the one with most runs.
+
+    Raises LawError where the table has no such runs.
+    """
+    if not len(table["run"]):
+        raise LawError("the store holds no finished run. Run kbit study first.")
+    keep = np.ones(len(table["run"]), dtype=bool)
+    floats = table["k"] >= UNQUANTIZED_BITS
+    chosen: dict[str, str] = {}
+    for column, asked in (("family", family), ("protocol", protocol), ("embeddings", embeddings), ("method", method)):
+        counted = keep & ~floats if column == "method" and (keep & ~floats).any() else keep
+        counts = Counter(str(value) for value in table[column][counted])
+        if asked is not None and asked not in counts:
+            raise LawError(f"{column} '{asked}' has no finished run. The store has: {', '.join(sorted(counts))}.")
+        value = asked or min(counts, key=lambda name: (-counts[name], name))
+        chosen[column] = value
+        match = table[column] == value
+        if column == "method":
+            match = match | floats  # 16 bits are 16 bits, whatever chose the codes beside them
+        if column == "embeddings":
+            match = match | only_baseline(table, keep, match)
+        keep = keep & match
+    return {column: values[keep] for column, values in table.items()}, chosen
+
+
+def only_baseline(table: Table, keep: np.ndarray, match: np.ndarray) -> np.ndarray:
+    """Rows in 16 bits of models whose 16 bits were not measured with these embeddings: the nearest there is."""
+    floats = keep & (table["k"] >= UNQUANTIZED_BITS)
+    have = set(table["model"][floats & match])
+    return np.asarray(floats & ~match & np.array([model not in have for model in table["model"]], dtype=bool))
+
+
+def prepare(table: Table) -> Runs:
+    """Runs of a slice; of several rows of one model and format the first counts.
+
+    Raises LawError where the losses are not finite, or the windows of the runs are not the same.
+    """
+    _, rows = np.unique(np.char.add(np.char.add(table["model"].astype(str), "\n"), table["format"].astype(str)), return_index=True)
+    table = {column: values[np.sort(rows)] for column, values in table.items()}
+    loss = table["loss"].astype(float)
+    if not np.isfinite(loss).all():
+        row = int(np.argmin(np.isfinite(loss)))
+        raise LawError(f"{table['model'][row]} at {table['format'][row]}: its loss is {loss[row]}. Remove that run from the store.")
+    losses = [np.asarray(values, dtype=float).ravel() for values in table.get("window_losses", [np.empty(0)] * len(loss))]
+    lengths = sorted({len(values) for values in losses})
+    if len(lengths) > 1:
+        raise LawError(f"runs of one protocol have {lengths[0]} and {lengths[-1]} windows. Run them again on one text.")
+    parts = [split_format(str(text)) for text in table["format"]]
+    return Runs(
+        model=table["model"].astype(str),
+        format=table["format"].astype(str),
+        kind=np.array([kind for _, _, kind in parts]),
+        codebook=np.array([codebook for codebook, _, _ in parts]),
+        k=table["k"].astype(int),
+        N=table["parameters_linear"].astype(float),
+        D=table["training_tokens"].astype(float),
+        total_bits=table["total_bits"].astype(float),
+        linear_bits=table["linear_bits"].astype(float),
+        loss=loss,
+        loss_stderr=np.nan_to_num(table["loss_stderr"].astype(float)),
+        windows=np.stack(losses),
+    )
