@@ -1,4 +1,6 @@
-"""Numbers: formats and their strings, codebooks, ranges, encoding and decoding, error theory, bit counts. Pure functions on tensors."""
+"""Numbers: formats and their strings, codebooks, ranges, encoding and decoding, error theory, bit counts. Pure functions on
+tensors.
+"""
 
 from kbit.formats.codebooks import CODEBOOKS, Codebook
 from kbit.formats.encode import choose_grid, encode

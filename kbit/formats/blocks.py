@@ -9,12 +9,14 @@ from torch import Tensor
 
 from kbit.formats.encoded import Grid, pieces, unflatten
 from kbit.formats.format import Format
-from kbit.formats.nearest import cell_bounds
+from kbit.formats.nearest import Cells
 from kbit.formats.scales import to_float16
 
 
 def reduce_blocks(w: Tensor, fmt: Format, reduce: Callable[[Tensor], Tensor], combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """`reduce` of each block, (rows, blocks, size) -> (rows, blocks), as (n_out, n_blocks); `combine` makes one of all for a tensor."""
+    """`reduce` of each block, (rows, blocks, size) -> (rows, blocks), as (n_out, n_blocks); `combine` makes one of all for a
+    tensor.
+    """
     n_blocks = fmt.n_blocks(w.shape[1])
     result: Tensor | None = None
     for rows, blocks, columns in pieces(w.shape, fmt):
@@ -39,11 +41,17 @@ def stored_mean(w: Tensor, fmt: Format) -> Tensor | None:
     return to_float16(reduce_blocks(w, fmt, lambda x: x.double().mean(-1), torch.mean).float())
 
 
-def squared_error(w: Tensor, grid: Grid) -> Tensor:
-    """Sum of squared errors of each block when its weights take their nearest values on `grid`: float64."""
-    bounds = cell_bounds(grid.levels)
-    errors = torch.empty(len(w), grid.fmt.n_blocks(w.shape[1]), dtype=torch.float64)
+def squared_error(w: Tensor, grid: Grid, cells: Cells) -> Tensor:
+    """Sum of squared errors of each block when its weights take their nearest values on `grid`: float64. cells: those of its
+    levels.
+
+    Errors are squared in units of a power of two near the largest scale, so that neither huge nor tiny weights leave float32.
+    """
+    unit = torch.ldexp(torch.ones(()), torch.frexp(grid.scale.max())[1])
+    errors = torch.empty(len(w), grid.fmt.n_blocks(w.shape[1]))
     for rows, blocks, columns in pieces(w.shape, grid.fmt):
         part, x = grid.part(rows, blocks), unflatten(w[rows, columns].float(), blocks)
-        errors[rows, blocks] = part.values(part.codes(x, bounds)).sub_(x).double().square().sum(-1)
-    return errors.sum().reshape(1, 1) if grid.fmt.granularity == "tensor" else errors
+        error = part.values(part.codes(x, cells)).sub_(x).div_(unit)
+        errors[rows, blocks] = error.mul_(error).sum(-1)
+    total = errors.double() * unit.double().square()
+    return total.sum().reshape(1, 1) if grid.fmt.granularity == "tensor" else total

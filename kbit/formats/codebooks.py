@@ -1,8 +1,9 @@
 """The codebooks: for each word of a format string, the levels that its codes can stand for.
 
-A fixed codebook is a function of k alone (and of the split of k, for floats); a learned one looks at the weights, and its levels are
-stored with the tensor, so they count as bits. Levels are float32, strictly ascending, at most 2^k; a code is an index into them.
-Linear levels are whole numbers, since int formats store the step; all others reach from -1 to 1, since their scale is the value of 1.
+A fixed codebook is a function of k alone (and of the split of k, for floats); a learned one looks at the weights, and its levels
+are stored with the tensor, so they count as bits. Levels are float32, strictly ascending, at most 2^k; a code is an index into
+them. Linear levels are whole numbers, since int formats store the step; all others reach from -1 to 1, since their scale is the
+value of 1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Codebook:
 
 
 def linear_levels(k: int) -> Tensor:
-    """Whole numbers -(2^(k-1) - 1) .. 2^(k-1) - 1, in steps: 2^k - 1 of them, symmetric about 0; {-1, +1} at k = 1 (Jacob et al. 2018)."""
+    """Whole numbers -(2^(k-1) - 1) .. 2^(k-1) - 1, in steps: 2^k - 1 of them, symmetric about 0; {-1, +1} at k = 1 (Jacob et al.
+    2018).
+    """
     if k == 1:
         return SIGNS.clone()
     top = 2 ** (k - 1) - 1
@@ -45,7 +48,9 @@ def affine_levels(k: int) -> Tensor:
 
 
 def log_levels(k: int) -> Tensor:
-    """Signed powers +-b^-i for i = 0 .. 2^(k-1) - 1, b = 2 up to k = 4, then its roots: (2^k,) ascending (Miyashita et al. 2016)."""
+    """Signed powers +-b^-i for i = 0 .. 2^(k-1) - 1, b = 2 up to k = 4, then its roots: (2^k,) ascending (Miyashita et al.
+    2016).
+    """
     exponents = torch.arange(2 ** (k - 1), dtype=torch.float64) / 2 ** max(0, k - 4)
     powers = (2.0**-exponents).float()
     return torch.cat([-powers, powers]).sort().values
@@ -54,8 +59,8 @@ def log_levels(k: int) -> Tensor:
 def float_values(exponent: int, mantissa: int) -> Tensor:
     """All finite values of a sign, `exponent` bits (bias 2^(exponent-1) - 1) and `mantissa` bits, subnormals included; -0 is 0.
 
-    Those of OCP Microscaling Formats v1.0: e2m1 reaches 6, e2m3 7.5, e3m2 28. e4m3 has no infinity and loses one code to NaN (448);
-    e5m2 loses its last exponent to infinities and NaN (57344). Every other split has finite codes only. k = 1 is {-1, +1}.
+    Those of OCP Microscaling Formats v1.0: e2m1 reaches 6, e2m3 7.5, e3m2 28. e4m3 has no infinity and loses one code to NaN
+    (448); e5m2 loses its last exponent to infinities and NaN (57344). Every other split has finite codes only. k = 1 is {-1, +1}.
     """
     if exponent == 0:
         return SIGNS.clone()
@@ -82,7 +87,8 @@ def dynamic_levels(k: int) -> Tensor:
     """Dynamic exponent: the run of leading zero bits is a power of ten, the bits after it a fraction (Dettmers 2016).
 
     For the power 10^(i - (k - 2)), i = 0 .. k - 2, the centres of 2^i equal parts of [0.1, 1], with both signs; then 0 and 1.
-    At k = 8 these are the 256 values of bitsandbytes' `create_dynamic_map`. -1 itself is no level: the most negative one stands for it.
+    At k = 8 these are the 256 values of bitsandbytes' `create_dynamic_map`. -1 itself is no level: the most negative one stands
+    for it.
     """
     if k == 1:
         return SIGNS.clone()
@@ -97,15 +103,16 @@ def dynamic_levels(k: int) -> Tensor:
 def normal_levels(k: int) -> Tensor:
     """NF-k: quantiles of the normal distribution, 2^(k-1) positive, 2^(k-1) - 1 negative and 0 (Dettmers et al. 2023, QLoRA).
 
-    The outermost quantile is 1 - (1/(2^k - 1) + 1/2^k)/4, which at k = 4 gives the published NF4.
+    The outermost quantile is 1 - (1/(2^k - 1) + 1/2^k)/4. Rounded to seven digits, and with probabilities and quotients in
+    float32, as bitsandbytes computed its table, it gives every bit of the published NF4 at k = 4.
     """
     if k == 1:
         return SIGNS.clone()
-    outermost = 1 - (1 / (2**k - 1) + 1 / 2**k) / 4
-    positive = torch.special.ndtri(torch.linspace(outermost, 0.5, 2 ** (k - 1) + 1, dtype=torch.float64)[:-1])
-    negative = -torch.special.ndtri(torch.linspace(outermost, 0.5, 2 ** (k - 1), dtype=torch.float64)[:-1])
-    levels = torch.cat([negative, torch.zeros(1, dtype=torch.float64), positive]).sort().values
-    return (levels / levels[-1]).float()
+    outermost = round(1 - (1 / (2**k - 1) + 1 / 2**k) / 4, 7)
+    positive = torch.special.ndtri(torch.linspace(outermost, 0.5, 2 ** (k - 1) + 1)[:-1].double())
+    negative = -torch.special.ndtri(torch.linspace(outermost, 0.5, 2 ** (k - 1))[:-1].double())
+    levels = torch.cat([negative, torch.zeros(1), positive]).float().sort().values
+    return levels / levels[-1]
 
 
 def bitsandbytes_float_levels(k: int) -> Tensor:
@@ -150,7 +157,9 @@ CODEBOOKS: dict[str, Codebook] = {
     "bnbfp": Codebook(bitsandbytes_float_levels, cite="bitsandbytes", ks=(4,)),
     "log": Codebook(log_levels, cite="Miyashita et al. 2016"),
     "dyn": Codebook(dynamic_levels, cite="Dettmers 2016, 8-Bit Approximations for Parallelism in Deep Learning"),
-    "quantile": Codebook(quantile_levels, learned=True, cite="Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization"),
+    "quantile": Codebook(
+        quantile_levels, learned=True, cite="Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization"
+    ),
     "kmeans": Codebook(kmeans_levels, learned=True, cite="Lloyd 1982; Wu 1991 for the exact optimum"),
     "table": Codebook(table_levels, learned=True, cite="the user"),
     "ternary": Codebook(ternary_levels, cite="Li and Liu 2016", ks=(2,), shows_k=False),

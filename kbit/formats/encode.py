@@ -12,9 +12,21 @@ from torch import Tensor
 from kbit.errors import FormatError
 from kbit.formats.blocks import min_max, squared_error, stored_mean
 from kbit.formats.codebooks import CODEBOOKS, SIGNS
-from kbit.formats.encoded import CHUNK, Encoded, Grid, check_weight, coded_columns, encode_on_grid, grid_of_range, pieces, unflatten, unstored_scale
+from kbit.formats.encoded import (
+    CHUNK,
+    Encoded,
+    Grid,
+    check_weight,
+    coded_columns,
+    encode_on_grid,
+    grid_of_range,
+    pieces,
+    unflatten,
+    unstored_scale,
+)
 from kbit.formats.format import Format, with_table
 from kbit.formats.learned import BINS, summarise
+from kbit.formats.nearest import Cells
 from kbit.formats.ranges import RANGES
 from kbit.formats.scales import tensor_scale_of, to_float16
 
@@ -35,12 +47,15 @@ def encode(
 
     w: (n_out, n_in), any float dtype. range_name: a word of RANGES; None is min-max, but mse where k <= 2.
     grid: a grid already chosen for the coded columns, instead of a range. levels: of a user's table, or learned before.
-    kept_columns: the n_kept(n_in) columns that stay in 16 bits; None takes those whose weights have the largest standard deviation.
-    Raises FormatError where the format keeps floats, the weight is no matrix or not finite, or an argument does not fit.
+    kept_columns: the n_kept(n_in) columns that stay in 16 bits; None takes those whose weights have the largest standard
+    deviation. Raises FormatError where the format keeps floats, the weight is no matrix or not finite, or an argument does not
+    fit.
     """
     check_weight(w, fmt)
     if fmt.codebook == "table" and levels is not None:
         fmt = with_table(fmt, levels)
+    if kept_columns is not None and not fmt.kept_percent:
+        raise FormatError(f"format '{fmt}' keeps no columns in 16 bits. Add -o1 to -o50, or name none.")
     coded = w = w.detach()
     kept = kept_weight = None
     if fmt.kept_percent:
@@ -64,7 +79,9 @@ def encode(
 
 
 def choose_grid(w: Tensor, fmt: Format, range_name: str | None = None, levels: Tensor | None = None) -> Grid:
-    """The stored grid of the coded columns `w` for a range of RANGES; learns the levels where the codebook does and none are given."""
+    """The stored grid of the coded columns `w` for a range of RANGES; learns the levels where the codebook does and none are
+    given.
+    """
     name = range_name or ("mse" if fmt.k <= FEW_BITS else "min-max")
     if name not in RANGES:
         raise FormatError(f"'{name}' is not a range. Ranges are {', '.join(RANGES)}.")
@@ -77,7 +94,7 @@ def choose_grid(w: Tensor, fmt: Format, range_name: str | None = None, levels: T
     tried = []
     for _ in range(ALTERNATIONS if fmt.codebook == "kmeans" else 1):
         grid = span(w, fmt, name, learn_levels(w, grid), mean)
-        tried.append((float(squared_error(w, grid).sum()), grid))
+        tried.append((float(squared_error(w, grid, Cells.of(grid.levels)).sum()), grid))
     return min(tried, key=itemgetter(0))[1]
 
 
@@ -91,7 +108,9 @@ def span(w: Tensor, fmt: Format, range_name: str, levels: Tensor, mean: Tensor |
 
 
 def learn_levels(w: Tensor, grid: Grid) -> Tensor:
-    """The levels that the codebook of the grid's format learns from the weights over their scales, a weight counting as scale^2."""
+    """The levels that the codebook of the grid's format learns from the weights over their scales, a weight counting as
+    scale^2.
+    """
     fmt = grid.fmt
     top = grid.scale.max().clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -124,6 +143,7 @@ def check_kept(kept_columns: Tensor, n_in: int, fmt: Format) -> Tensor:
     kept = torch.as_tensor(kept_columns).flatten().long().unique()
     if len(kept) != fmt.n_kept(n_in) or (len(kept) and not 0 <= int(kept[0]) <= int(kept[-1]) < n_in):
         raise FormatError(
-            f"format '{fmt}' keeps {fmt.n_kept(n_in)} of {n_in} columns, but {len(kept)} distinct ones were named. Name that many, from 0 to {n_in - 1}."
+            f"format '{fmt}' keeps {fmt.n_kept(n_in)} of {n_in} columns, but {len(kept)} distinct ones were named. "
+            f"Name {fmt.n_kept(n_in)} of 0 to {n_in - 1}."
         )
     return kept.int()

@@ -25,9 +25,10 @@ TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat
 class Format:
     """What the stored bits mean. Format.parse makes one, str prints it; two that print alike are equal.
 
-    codebook: a word of CODEBOOKS, or f32, f16, bf16.  k: bits of a code.  granularity: what shares one scale.  block: weights of a row.
-    affine: None, or asym, min, center.  scales: f16, s8, e8m0 or e4m3.  kept_percent: input features that stay in 16 bits.
-    exponent, mantissa: the split of a float codebook.  table, table_hash: the name of a user's levels, and the hash of their bytes.
+    codebook: a word of CODEBOOKS, or f32, f16, bf16.  k: bits of a code.  granularity: what shares one scale.  block: weights of
+    a row. affine: None, or asym, min, center.  scales: f16, s8, e8m0 or e4m3.  kept_percent: input features that stay in 16 bits.
+    exponent, mantissa: the split of a float codebook.  table, table_hash: the name of a user's levels, and the hash of their
+    bytes.
     """
 
     codebook: str
@@ -99,7 +100,9 @@ class Format:
         Raises FormatError for f32, f16, bf16, kmeans and quantile, and for a table whose levels were not handed to parse.
         """
         if self.is_float:
-            raise FormatError(f"format '{self}' has no levels: it keeps weights as they are. Use a k-bit format, such as nf4-b64.")
+            raise FormatError(
+                f"format '{self}' has no levels: it keeps weights as they are. Use a k-bit format, such as nf4-b64."
+            )
         if self.codebook == "table":
             if self.user_levels is None:
                 raise FormatError(
@@ -131,7 +134,9 @@ class Format:
         return min(n_in - 1, max(1, (n_in * self.kept_percent + 50) // 100))
 
     def stored_parts(self, shape: tuple[int, int]) -> dict[str, int]:
-        """Bytes of each stored tensor of an (n_out, n_in) weight, by the suffix of its name ("" holds the codes); padding included."""
+        """Bytes of each stored tensor of an (n_out, n_in) weight, by the suffix of its name ("" holds the codes); padding
+        included.
+        """
         from kbit.formats.storage import stored_parts
 
         return stored_parts(self, shape)
@@ -147,6 +152,7 @@ def with_table(fmt: Format, levels: Tensor) -> Format:
     digest = hashlib.sha256(values.numpy().astype("<f4").tobytes()).hexdigest()[:8]
     if fmt.table_hash not in (None, digest):
         raise FormatError(
-            f"format '{fmt}': the levels handed over as '{fmt.table}' have hash {digest}. Hand over the levels that the format was made with."
+            f"format '{fmt}': the levels handed over as '{fmt.table}' have hash {digest}. "
+            "Hand over the levels that the format was made with."
         )
     return Format(**{**fmt.__dict__, "table_hash": digest, "user_levels": tuple(values.tolist())})

@@ -1,4 +1,6 @@
-"""The KL (entropy) range: the clip ratio whose quantized histogram tells most about the histogram of the weights (Migacz 2017)."""
+"""The KL (entropy) range: the clip ratio whose quantized histogram tells most about the histogram of the weights (Migacz
+2017).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,17 @@ from torch import Tensor
 from kbit.formats.blocks import min_max
 from kbit.formats.encoded import pieces, reach, unflatten
 from kbit.formats.format import Format
-from kbit.formats.nearest import nearest
+from kbit.formats.nearest import cell_bounds
 
 BINS = 2048
 RATIOS = np.linspace(1.0, 0.1, 91)
 
 
-def kl_range(w: Tensor, fmt: Format, levels: Tensor, *, mean: Tensor | None = None, tensor_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(low, high): the min-max range of each block times one clip ratio, found on the histogram of all weights over their own range.
+def kl_range(
+    w: Tensor, fmt: Format, levels: Tensor, *, mean: Tensor | None = None, tensor_scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(low, high): the min-max range of each block times one clip ratio, found on the histogram of all weights over their own
+    range.
 
     One ratio for the tensor, since a block of 64 weights has no histogram to speak of. `tensor_scale` is not needed here.
     """
@@ -47,9 +52,10 @@ def histogram(w: Tensor, fmt: Format, middle: Tensor, half: Tensor) -> np.ndarra
 def best_ratio(counts: np.ndarray, relative: Tensor) -> float:
     """The clip ratio of least KL(P || Q). P: the histogram with what is clipped added to the outermost bins of the range.
 
-    Q: what the codes still tell of P: the mass of each level's bins, spread evenly over those of them that P does not leave empty;
-    bins beyond the range are not part of either. relative: the levels on [-1, 1].
+    Q: what the codes still tell of P: the mass of each level's bins, spread evenly over those of them that P does not leave
+    empty; bins beyond the range are not part of either. relative: the levels on [-1, 1].
     """
+    bounds = cell_bounds(relative).numpy()
     centres = (np.arange(BINS) + 0.5) / (BINS / 2) - 1
     least, best = np.inf, 1.0
     for ratio in RATIOS:
@@ -59,7 +65,7 @@ def best_ratio(counts: np.ndarray, relative: Tensor) -> float:
         clipped = kept.copy()
         clipped[0] += counts[:first].sum()
         clipped[-1] += counts[last + 1 :].sum()
-        codes = nearest(torch.from_numpy(centres[inside] / ratio).float(), relative).numpy()
+        codes = np.searchsorted(bounds, centres[inside] / ratio)
         held = clipped > 0
         mass = np.bincount(codes, kept, len(relative))
         bins = np.bincount(codes, held, len(relative))

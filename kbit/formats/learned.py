@@ -5,7 +5,7 @@ Both look at sorted points with weights, in float64: a large tensor is first sum
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ LLOYD_ROUNDS = 300
 
 
 def summarise(chunks: Iterable[tuple[Tensor, Tensor]], low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """(points, weights), float64 and ascending, of (values, weights) chunks within [low, high]: the mean of each of 65536 equal bins."""
+    """(points, weights), float64 and ascending, of (values, weights) chunks within [low, high]: the mean of each of 65536 equal
+    bins.
+    """
     weights, sums = np.zeros(BINS), np.zeros(BINS)
     width = max(high - low, np.finfo(np.float64).tiny)
     for value_chunk, weight_chunk in chunks:
@@ -30,7 +32,9 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor]], low: float, high: float) 
 
 
 def sorted_points(values: Tensor, weights: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    """(points, weights), float64 and ascending; equal values are one point, values of no weight are none; summarised beyond 65536."""
+    """(points, weights), float64 and ascending; equal values are one point, values of no weight are none; summarised beyond
+    65536.
+    """
     weights = torch.ones_like(values) if weights is None else weights
     if values.numel() > BINS:
         return summarise([(values, weights)], float(values.min()), float(values.max()))
@@ -42,8 +46,9 @@ def sorted_points(values: Tensor, weights: Tensor | None) -> tuple[np.ndarray, n
 def kmeans_levels(k: int, values: Tensor, weights: Tensor | None = None) -> Tensor:
     """The at most 2^k levels of least weighted squared error to `values`, float32 and strictly ascending.
 
-    Exact (dynamic programming over sorted points, Wu 1991) for up to 2048 distinct values. Beyond, the same programme over 2048 bins
-    starts Lloyd's iteration, which converges to the optimum where the density is log-concave, as a Gaussian's (Trushkin 1982).
+    Exact (dynamic programming over sorted points, Wu 1991) for up to 2048 distinct values. Beyond, the same programme over 2048
+    bins starts Lloyd's iteration, which converges to the optimum where the density is log-concave, as a Gaussian's (Trushkin
+    1982).
     """
     points, mass = sorted_points(values, weights)
     if len(points) <= 2**k:
@@ -53,7 +58,9 @@ def kmeans_levels(k: int, values: Tensor, weights: Tensor | None = None) -> Tens
 
 
 def quantile_levels(k: int, values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Medians of the 2^k parts of equal mass, float32 and strictly ascending (fewer where values repeat): every code is used as often."""
+    """Medians of the 2^k parts of equal mass, float32 and strictly ascending (fewer where values repeat): every code is used as
+    often.
+    """
     points, mass = sorted_points(values, weights)
     if not len(points):
         return torch.zeros(1)
@@ -67,7 +74,9 @@ def ascending(levels: np.ndarray) -> Tensor:
 
 
 def coarse(points: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most 2048 points: as they are, or the means of groups that a density^(1/3) rule makes, which is how optimal levels spread."""
+    """At most 2048 points: as they are, or the means of groups that a density^(1/3) rule makes, which is how optimal levels
+    spread.
+    """
     if len(points) <= EXACT_POINTS:
         return points, mass
     counts, edges = np.histogram(points, EXACT_POINTS // 4, weights=mass)
@@ -84,7 +93,8 @@ def prefix_sums(points: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def optimal_levels(points: np.ndarray, mass: np.ndarray, n_levels: int) -> np.ndarray:
-    """The `n_levels` levels of least squared error, exactly: best split of the first j points into q cells, for q = 1 .. n_levels.
+    """The `n_levels` levels of least squared error, exactly: best split of the first j points into q cells, for q = 1 ..
+    n_levels.
 
     best[q][j] = min over i of best[q - 1][i] + error(i, j); the minimising i grows with j, so it is sought between those of the
     neighbours already solved (divide and conquer): n_levels * m * log m steps for m points.
@@ -113,7 +123,9 @@ def optimal_levels(points: np.ndarray, mass: np.ndarray, n_levels: int) -> np.nd
     return np.diff(sum1[bounds])[held] / total[held] + centre
 
 
-def best_splits(previous: np.ndarray, error, m: int) -> tuple[np.ndarray, np.ndarray]:
+def best_splits(
+    previous: np.ndarray, error: Callable[[np.ndarray, np.ndarray], np.ndarray], m: int
+) -> tuple[np.ndarray, np.ndarray]:
     """For every j: the least previous[i] + error(i, j) over i <= j, and its first i; solved at ever finer strides of j."""
     best, split = np.empty(m + 1), np.zeros(m + 1, np.int64)
     stride = 1 << m.bit_length()  # more than m: before the loop, only j = 0 is solved

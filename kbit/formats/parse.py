@@ -31,32 +31,34 @@ TABLE = re.compile(r"table(?P<k>\d+):(?P<name>[A-Za-z][A-Za-z0-9_.]*)(?:@(?P<has
 
 
 def parse_format(text: str, tables: Mapping[str, Tensor] | None = None) -> Format:
-    """The format that `text` names; options in any order. Raises FormatError: what is wrong, what is allowed, the nearest right string."""
+    """The format that `text` names; options in any order. Raises FormatError: what is wrong, what is allowed, the nearest right
+    string.
+    """
     try:
         fmt = read(text.strip())
-    except Wrong as wrong:
+    except WrongPartError as wrong:
         raise FormatError(f"format '{text}': {wrong} {nearest_right(text)}.") from None
     if fmt.table in (tables or {}):
         return with_table(fmt, (tables or {})[str(fmt.table)])
     return fmt
 
 
-class Wrong(Exception):
+class WrongPartError(Exception):
     """What is wrong with a format string and what is allowed there, ready to be followed by the nearest right one."""
 
 
 def read(text: str) -> Format:
-    """The format that `text` names, or Wrong."""
+    """The format that `text` names, or WrongPartError."""
     if text.lower() in ALIASES:
         text = ALIASES[text.lower()]
     head, *rest = text.split("-")
     if head.lower() in FLOATS:
         if rest:
-            raise Wrong(f"{head} keeps weights as they are and takes no '-{rest[0]}'. Write")
+            raise WrongPartError(f"{head} keeps weights as they are and takes no '-{rest[0]}'. Write")
         return Format(head.lower(), FLOATS[head.lower()], "tensor")
     parts = read_head(head)
     if not rest or not rest[0]:
-        raise Wrong("the granularity is missing. Add a block size as b64, or row, or tensor, or token:")
+        raise WrongPartError("the granularity is missing. Add a block size as b64, or row, or tensor, or token:")
     parts.update(read_granularity(rest[0].lower()))
     for option in rest[1:]:
         read_option(option.lower(), parts)
@@ -64,81 +66,89 @@ def read(text: str) -> Format:
 
 
 def read_head(head: str) -> dict:
-    """Codebook, k, float split and table name, or Wrong."""
+    """Codebook, k, float split and table name, or WrongPartError."""
     table = TABLE.fullmatch(head)
     if table:
         return {"codebook": "table", "k": check_k("table", table["k"]), "table": table["name"], "table_hash": table["hash"]}
     match = HEAD.fullmatch(head.lower())
     if not match or match["word"] not in CODEBOOKS:
-        raise Wrong(f"'{head}' is not a codebook with its k. Codebooks are {', '.join(CODEBOOKS)}; f32, f16, bf16 keep weights. Perhaps")
+        raise WrongPartError(
+            f"'{head}' is not a codebook with its k. Codebooks are {', '.join(CODEBOOKS)}; f32, f16, bf16 keep weights. Perhaps"
+        )
     word = match["word"]
     if word == "table":
-        raise Wrong(f"'{head}' does not name its levels. Write table, k, a colon and a name (letters, digits, _ and .):")
+        raise WrongPartError(f"'{head}' does not name its levels. Write table, k, a colon and a name (letters, digits, _ and .):")
     if not CODEBOOKS[word].shows_k:
         if match["k"] or match["exponent"]:
-            raise Wrong(f"{word} takes no number. Write")
+            raise WrongPartError(f"{word} takes no number. Write")
         return {"codebook": word, "k": CODEBOOKS[word].ks[0]}
     k = check_k(word, match["k"])
     if word != "fp":
         if match["exponent"]:
-            raise Wrong(f"only fp is split into exponent and mantissa, not {word}. Write")
+            raise WrongPartError(f"only fp is split into exponent and mantissa, not {word}. Write")
         return {"codebook": word, "k": k}
     exponent, mantissa = (0, 0) if k == 1 else FLOAT_SPLITS[k]
     if match["exponent"]:
         exponent, mantissa = int(match["exponent"]), int(match["mantissa"])
         if 1 + exponent + mantissa != k or exponent < (k > 1):
-            raise Wrong(f"e{exponent}m{mantissa} does not split {k} bits: 1 + e + m must be k, and e at least 1. Perhaps")
+            raise WrongPartError(
+                f"e{exponent}m{mantissa} does not split {k} bits: 1 + e + m must be k, and e at least 1. Perhaps"
+            )
     return {"codebook": "fp", "k": k, "exponent": exponent, "mantissa": mantissa}
 
 
 def check_k(word: str, digits: str | None) -> int:
-    """k as a number that the codebook exists for, or Wrong."""
+    """k as a number that the codebook exists for, or WrongPartError."""
     ks = CODEBOOKS[word].ks
     allowed = f"{ks[0]} to {ks[-1]}" if len(ks) > 1 else str(ks[0])
     if digits is None:
-        raise Wrong(f"{word} needs its k, the bits of a code ({allowed}). Write")
+        raise WrongPartError(f"{word} needs its k, the bits of a code ({allowed}). Write")
     if len(digits) > 2 or int(digits) not in ks or digits[0] == "0":
-        raise Wrong(f"k = {digits} is not to be had for {word}: k is {allowed}. Perhaps")
+        raise WrongPartError(f"k = {digits} is not to be had for {word}: k is {allowed}. Perhaps")
     return int(digits)
 
 
 def read_granularity(word: str) -> dict:
-    """Granularity and block, or Wrong."""
+    """Granularity and block, or WrongPartError."""
     if word in GRANULARITIES:
         return {"granularity": word}
     if re.fullmatch(r"b[1-9]\d{0,5}", word) and int(word[1:]) <= LARGEST_BLOCK:
         return {"granularity": "block", "block": int(word[1:])}
     if re.fullmatch(r"b\d+", word):
-        raise Wrong(f"a block of {word[1:]} is not to be had: blocks are b1 to b{LARGEST_BLOCK}. Perhaps")
-    raise Wrong(f"'{word}' is not a granularity. Write a block size as b64, or row, or tensor, or token:")
+        raise WrongPartError(f"a block of {word[1:]} is not to be had: blocks are b1 to b{LARGEST_BLOCK}. Perhaps")
+    raise WrongPartError(f"'{word}' is not a granularity. Write a block size as b64, or row, or tensor, or token:")
 
 
 def read_option(option: str, parts: dict) -> None:
-    """Adds an option to `parts`, or Wrong where it is unknown, clashes, or does not go with the codebook."""
+    """Adds an option to `parts`, or WrongPartError where it is unknown, clashes, or does not go with the codebook."""
     if option in AFFINES:
         if "affine" in parts:
-            raise Wrong(f"{option} clashes with {parts['affine']}: at most one of asym, min, center. Perhaps")
+            raise WrongPartError(f"{option} clashes with {parts['affine']}: at most one of asym, min, center. Perhaps")
         if option != "center" and parts["codebook"] != "int":
-            raise Wrong(f"{option} goes with int alone. Write")
+            raise WrongPartError(f"{option} goes with int alone. Write")
         parts["affine"] = option
     elif option in SCALES:
         if "scales" in parts:
-            raise Wrong(f"{option} clashes with {parts['scales']}: at most one of s8, e8m0, e4m3. Perhaps")
+            raise WrongPartError(f"{option} clashes with {parts['scales']}: at most one of s8, e8m0, e4m3. Perhaps")
         if option == "s8" and parts["granularity"] != "block":
-            raise Wrong("s8 shares a second scale among 16 blocks of a row, so it needs blocks. Perhaps")
+            raise WrongPartError("s8 shares a second scale among 16 blocks of a row, so it needs blocks. Perhaps")
         parts["scales"] = option
     elif re.fullmatch(r"o\d+", option):
         if "kept_percent" in parts:
-            raise Wrong(f"{option} clashes with o{parts['kept_percent']}: at most one share of outliers. Perhaps")
+            raise WrongPartError(f"{option} clashes with o{parts['kept_percent']}: at most one share of outliers. Perhaps")
         if option[1] == "0" or len(option) > 3 or int(option[1:]) > LARGEST_KEPT_PERCENT:
-            raise Wrong(f"{option[1:]}% of outliers is not to be had: o1 to o{LARGEST_KEPT_PERCENT}. Perhaps")
+            raise WrongPartError(f"{option[1:]}% of outliers is not to be had: o1 to o{LARGEST_KEPT_PERCENT}. Perhaps")
         parts["kept_percent"] = int(option[1:])
     else:
-        raise Wrong(f"'{option}' is not an option. Options are asym, min, center; s8, e8m0, e4m3; o1 to o{LARGEST_KEPT_PERCENT}. Perhaps")
+        raise WrongPartError(
+            f"'{option}' is not an option. Options are asym, min, center; s8, e8m0, e4m3; o1 to o{LARGEST_KEPT_PERCENT}. Perhaps"
+        )
 
 
 def nearest_right(text: str) -> str:
-    """A right format string near to `text`: the closest codebook, k within its bounds, a granularity, and the options that go with them."""
+    """A right format string near to `text`: the closest codebook, k within its bounds, a granularity, and the options that go
+    with them.
+    """
     head, *rest = text.strip().split("-")
     pieces = [piece.lower() for piece in rest if piece]
     parts = nearest_head(head)
@@ -154,7 +164,7 @@ def nearest_right(text: str) -> str:
         close = get_close_matches(piece, AFFINES + SCALES, 1) or [piece]
         try:
             read_option(close[0], parts)
-        except Wrong:
+        except WrongPartError:
             continue  # an option that is unknown, clashes or does not fit is left out
     return str(Format(**parts))
 

@@ -1,8 +1,8 @@
 """Ranges: how the ends [low, high] of what the codes of a block span are found from its weights.
 
 Each entry of RANGES takes the coded columns of a weight and gives (low, high), (n_out, n_blocks) float32 each, or (1, 1) for
-granularity tensor. For -center they are those of the block less its mean. Moving averages, for values that arrive in batches, are in
-tracking.py.
+granularity tensor. For -center they are those of the block less its mean. Moving averages, for values that arrive in batches, are
+in tracking.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from kbit.formats.mse import mse_range
 PERCENT_INSIDE = 99.9  # of the weights of a block (Wu et al. 2020 calibrate activations with 99.9 to 99.9999)
 
 
-def min_max_range(w: Tensor, fmt: Format, levels: Tensor, *, mean: Tensor | None = None, tensor_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def min_max_range(
+    w: Tensor, fmt: Format, levels: Tensor, *, mean: Tensor | None = None, tensor_scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Least and largest value of each block; nothing is clipped. `levels` and `tensor_scale` are not needed here."""
     return min_max(w, fmt, mean)
 

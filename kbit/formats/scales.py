@@ -1,4 +1,6 @@
-"""How scales are stored: float16, 8 bits with a second level (s8), powers of two (e8m0), 8-bit floats with one float32 a tensor (e4m3)."""
+"""How scales are stored: float16, 8 bits with a second level (s8), powers of two (e8m0), 8-bit floats with one float32 a tensor
+(e4m3).
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ def stored_scale(scale: Tensor, storage: str, tensor_scale: Tensor | None = None
     """`scale` as it comes back from storage, float32 (n_out, n_blocks), never infinite; storing that again changes nothing.
 
     f16: nearest. s8: code * second / 255, where second, a float16, is the largest scale of 16 blocks, whose code is 255.
-    e4m3: nearest e4m3 times `tensor_scale`. e8m0: the least power of two that is not below, so that nothing clips; where the levels
-    are OCP element values up to `element_max`, the rule of OCP MX v1.0, section 6.3, which may clip a little.
+    e4m3: nearest e4m3 times `tensor_scale`. e8m0: the least power of two that is not below, so that nothing clips; where the
+    levels are OCP element values up to `element_max`, the rule of OCP MX v1.0, section 6.3, which may clip a little.
     """
     if storage == "f16":
         return to_float16(scale)
@@ -36,21 +38,22 @@ def stored_scale(scale: Tensor, storage: str, tensor_scale: Tensor | None = None
 
 
 def power_of_two(scale: Tensor, element_max: float | None) -> Tensor:
-    """2^ceil(log2(scale)), or, for OCP elements, 2^(floor(log2(max |x|)) - floor(log2(element_max))), max |x| = scale * element_max.
+    """2^ceil(log2(scale)); for OCP elements 2^(floor(log2(max |x|)) - floor(log2(element_max))) with max |x| = scale * element_max.
 
     Within 2^-127 .. 2^127; 2^-127 for a scale of 0. A scale that is off a power of two by rounding alone counts as that power.
     """
     if element_max is None:
-        fraction, exponent = torch.frexp(scale * (1 - POWER_TOLERANCE))
+        fraction, exponent = torch.frexp(scale.double() * (1 - POWER_TOLERANCE))
     else:
-        fraction, exponent = torch.frexp(scale * (element_max * (1 + POWER_TOLERANCE)))
+        fraction, exponent = torch.frexp(scale.double() * (element_max * (1 + POWER_TOLERANCE)))
         exponent = exponent - torch.frexp(torch.tensor(element_max))[1]
     exponent = torch.where(fraction > 0, exponent, -E8M0_BIAS).clamp(-E8M0_BIAS, E8M0_BIAS)
     return torch.ldexp(torch.ones_like(scale), exponent)
 
 
 def split_scale(scale: Tensor, storage: str, tensor_scale: Tensor | None = None) -> dict[str, Tensor]:
-    """The stored tensors of a scale (n_out, n_blocks), by suffix: float16 for f16, uint8 codes for the others, the second level of s8.
+    """The stored tensors of a scale (n_out, n_blocks), by suffix: float16 for f16, uint8 codes for the others, the second level
+    of s8.
 
     A scale that came from storage is split into the very numbers that it came from.
     """

@@ -24,12 +24,14 @@ def pad(size: int, multiple: int) -> int:
 def stored_parts(fmt: Format, shape: tuple[int, int]) -> dict[str, int]:
     """Bytes of each stored tensor of an (n_out, n_in) weight, by the suffix of its name; docs/formats.md describes each.
 
-    Rows pad to 16 and the codes of a row to 32 columns; each part pads to 64 bytes. f32, f16 and bf16 are stored as they are, unpadded.
-    Raises FormatError where a side is not positive.
+    Rows pad to 16 and the codes of a row to 32 columns; each part pads to 64 bytes. f32, f16 and bf16 are stored as they are,
+    unpadded. Raises FormatError where a side is not positive.
     """
     n_out, n_in = shape
     if n_out < 1 or n_in < 1:
-        raise FormatError(f"format '{fmt}': a weight of shape ({n_out}, {n_in}) holds nothing. Give a matrix of at least one row and column.")
+        raise FormatError(
+            f"format '{fmt}': a weight of shape ({n_out}, {n_in}) holds nothing. Give a matrix of at least one row and column."
+        )
     if fmt.is_float:
         return {"": n_out * n_in * fmt.k // 8}
     n_kept = fmt.n_kept(n_in)

@@ -1,4 +1,6 @@
-"""Round to nearest: a range for each block from its own weights, then every weight to its nearest value. No statistics, no seed."""
+"""Round to nearest: a range for each block from its own weights, then every weight to its nearest value. No statistics, no
+seed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from kbit.formats import Encoded, Format, encode
 
 
 def choose(
-    w: Tensor, statistics: object | None, fmt: Format, *, seed: int = 0, kept_columns: Tensor | None = None, range_name: str | None = None
+    w: Tensor,
+    statistics: object | None,
+    fmt: Format,
+    *,
+    seed: int = 0,
+    kept_columns: Tensor | None = None,
+    range_name: str | None = None,
 ) -> Encoded:
     """`w` (n_out, n_in) in `fmt` with the range of `range_name`: min-max when None, but MSE-optimal where k <= 2.
 
