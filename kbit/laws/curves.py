@@ -9,7 +9,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from kbit.errors import LawError
-from kbit.laws.runs import Runs, Table, prepare
+from kbit.laws.runs import Runs, Table
 
 AXES = ("total", "linear")
 
@@ -31,6 +31,16 @@ class Curve:
         """Its points in samples (draws, runs) of the losses of all runs: (draws, sizes)."""
         return np.stack([samples[:, rows].mean(1) for rows in self.rows], axis=1)
 
+    def size_at(self, bits: np.ndarray) -> np.ndarray:
+        """N of the model that takes these bits in this format: linear in the logarithms, beyond the ends too."""
+        x, y = np.log(self.bits), np.log(self.N)
+        at = np.log(bits)
+        if len(x) == 1:
+            return np.asarray(np.exp(y[0] + at - x[0]))
+        first, last = np.diff(y)[[0, -1]] / np.diff(x)[[0, -1]]
+        beyond = first * np.minimum(at - x[0], 0) + last * np.maximum(at - x[-1], 0)
+        return np.asarray(np.exp(np.interp(at, x, y) + beyond))
+
     def interpolate(self, bits: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
         """Loss at these bits (points,), nan outside the measured ones; losses (draws, sizes) give (draws, points).
 
@@ -44,12 +54,11 @@ class Curve:
         return np.where((bits >= self.bits[0]) & (bits <= self.bits[-1]), bend, np.nan)
 
 
-def curves(table: Table | Runs, axis: str = "total", kind: str | None = None) -> list[Curve]:
-    """The curves of a slice, in the order of k: of one kind of format and 16 bits, or of every format where kind is None.
+def curves(runs: Runs, axis: str = "total", kind: str | None = None) -> list[Curve]:
+    """The curves of the runs, in the order of k: of one kind of format and 16 bits, or of every format where kind is None.
 
     Of each size the models that saw the most tokens count; where several differ in their seed, their mean.
     """
-    runs = table if isinstance(table, Runs) else prepare(table)
     if axis not in AXES:
         raise LawError(f"axis '{axis}' does not exist. Write one of: {', '.join(AXES)}.")
     bits = runs.total_bits if axis == "total" else runs.linear_bits

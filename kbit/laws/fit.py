@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 
 from kbit.errors import LawError
@@ -10,7 +12,7 @@ from kbit.laws.law import Estimate, Law, Trial
 from kbit.laws.layout import check_runs, lay_out
 from kbit.laws.noise import resample
 from kbit.laws.problem import first_problem, solve
-from kbit.laws.runs import Runs, Table, choose_slice, prepare
+from kbit.laws.runs import Runs, Slice, Table, choose_slice, prepare
 
 DRAW_EVALUATIONS = 25  # a resample starts at the fit
 SIZES_TO_CHECK = 4  # one is left out, and three remain
@@ -21,22 +23,20 @@ def fit(
     table: Table,
     form: str = "best",
     *,
-    family: str | None = None,
-    protocol: str | None = None,
-    embeddings: str | None = None,
-    method: str | None = None,
     bootstrap: int = 200,
     confidence: float = 0.95,
     luck: float | None = None,
     seed: int = 0,
+    **slice_: Unpack[Slice],
 ) -> Law:
-    """The law of this form through the runs of one family, protocol, embeddings and method (each: the one with most runs).
+    """The law of this form through the runs of one family, protocol, embeddings and method (`slice_`; see choose_slice).
 
-    form "best" is the form that predicts sizes left out of the fit best. bootstrap: resamples of windows, trainings and misfit, for the intervals. luck: standard
-    deviation in nats between two trainings of one size, where it is known; else it is estimated from the models' residuals.
+    form: a name in FORMS, or "best", the one that predicts sizes left out of the fit best.
+    bootstrap: resamples of windows, trainings and misfit, which give the intervals their ends.
+    luck: standard deviation in nats between two trainings of one size, where it is known; else the models' residuals tell.
     Raises LawError where the runs do not determine the parameters, with what is missing.
     """
-    chosen_table, chosen = choose_slice(table, family=family, protocol=protocol, embeddings=embeddings, method=method)
+    chosen_table, chosen = choose_slice(table, **slice_)
     runs = prepare(chosen_table)
     if form == "best":
         trials = compare(runs, luck)
@@ -49,10 +49,9 @@ def fit(
     draws = np.array([problem.minimize(theta, losses, DRAW_EVALUATIONS) for losses in resampled])
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0) if bootstrap else (np.full_like(theta, np.nan),) * 2
-    edges = layout.bounds()
+    at_bound = np.isclose(theta[None], np.stack(layout.bounds()), atol=1e-6).any(0)
     estimates = {
-        name: Estimate(float(theta[i]), float(low[i]), float(high[i]), bool(np.isclose(theta[i], [edge[i] for edge in edges], atol=1e-6).any()))
-        for i, name in enumerate(layout.names)
+        name: Estimate(float(theta[i]), float(low[i]), float(high[i]), bool(at_bound[i])) for i, name in enumerate(layout.names)
     }
     return Law(
         layout=layout,

@@ -40,7 +40,7 @@ INFINITE = float("inf")
 
 @dataclass(frozen=True)
 class Parameter:
-    """Bounds of a parameter, what it has one value for ("" for the whole law), and where a fit starts, given a sketch of the data."""
+    """Bounds, where a fit starts given a sketch of the data, and what it has a value for each of ("": one for the law)."""
 
     meaning: str
     low: float
@@ -118,7 +118,7 @@ E = Parameter("loss that no size gets below, nats per token", 0.0, INFINITE, lam
 A = Parameter("nats above E at N0 in 16 bits", 0.0, INFINITE, lambda sketch: sketch.middle - sketch.floor)
 ALPHA = Parameter("exponent of size", 0.01, 3.0, lambda sketch: 0.3)
 GAMMA = Parameter("exponent with which the cost of a format falls with size", -1.0, 3.0, lambda sketch: 0.2)
-LAMBDA = Parameter("a bit less costs 2^lambda times as much; 2 where the cost is the rounding's variance", -1.0, 8.0, lambda sketch: 2.0, "slope")
+LAMBDA = Parameter("a bit less costs 2^lambda times as much (rounding's variance: 2)", -1.0, 8.0, lambda sketch: 2.0, "slope")
 POWER = Parameter("exponent with which the cost falls with k", -1.0, 20.0, lambda sketch: 4.0, "slope")
 C = Parameter("cost of 4 bits at N0, nats", 0.0, INFINITE, lambda sketch: sketch.cost, "kind")
 WIDTH = Parameter("bits in which the effective size comes to 63%", 0.05, 20.0, lambda sketch: 1.0, "kind")
@@ -135,7 +135,7 @@ FORMS: dict[str, Form] = {
         additive,
         {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, **DATA, **DELTA},
         "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta 2^(-lambda (k - 4))",
-        "Hoffmann et al. 2022; the cost of post-training quantization of Kumar et al. 2024, with e^(-k/w) written as 2^(-lambda k)",
+        "Hoffmann et al. 2022, and the cost of post-training quantization of Kumar et al. 2024, their e^(-k/w) as 2^(-lambda k)",
     ),
     "bit-power": Form(
         bit_power,

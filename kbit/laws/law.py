@@ -10,11 +10,13 @@ import numpy as np
 
 from kbit.laws.layout import Layout
 from kbit.laws.noise import Noise
-from kbit.laws.runs import Runs
+from kbit.laws.runs import Runs, Slice
 from kbit.laws.text import as_text, number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+Sizes = np.ndarray | Sequence[float] | float
 
 
 class Estimate(NamedTuple):
@@ -58,7 +60,7 @@ class Law:
     noise: Noise
     rms: float
     trials: tuple[Trial, ...]
-    chosen: dict[str, str]
+    chosen: Slice
     runs: Runs
     fitted: Runs
 
@@ -67,7 +69,7 @@ class Law:
         """The name of its form in FORMS."""
         return self.layout.form
 
-    def predict(self, N: np.ndarray | Sequence[float] | float, format: str | Sequence[str], *, D: float | None = None) -> Prediction:
+    def predict(self, N: Sizes, format: str | Sequence[str], *, D: float | None = None) -> Prediction:
         """Loss of models of N linear weights at a format (one for all, or one each), trained on D tokens (default: the longest).
 
         The interval is the law's: it holds the text, the luck of the trainings it was fitted to and its misfit, not the luck of
@@ -80,7 +82,7 @@ class Law:
         low, high = np.quantile(losses[1:], [tail, 1 - tail], axis=0)
         return Prediction(losses[0], low, high)
 
-    def sample(self, N: np.ndarray | Sequence[float] | float, format: str | Sequence[str], *, D: float | None = None) -> np.ndarray:
+    def sample(self, N: Sizes, format: str | Sequence[str], *, D: float | None = None) -> np.ndarray:
         """Losses (1 + bootstrap, points): the fit's first, then those of every resample."""
         sizes = np.atleast_1d(np.asarray(N, dtype=float))
         formats = [format] * len(sizes) if isinstance(format, str) else list(format)
@@ -111,13 +113,16 @@ class Law:
         from rich.console import Group
         from rich.table import Table
 
-        table = Table("parameter", "value", f"{self.confidence:.0%} interval", "what it is", title=f"Law '{self.form}'", title_justify="left")
+        columns = ("parameter", "value", f"{self.confidence:.0%} interval", "what it is")
+        table = Table(*columns, title=f"Law '{self.form}'", title_justify="left")
         for name, estimate in self.estimates.items():
             note = " (at its bound)" if estimate.at_bound else ""
             parameter = self.layout.parameters[name.partition("[")[0]]
             meaning = parameter.meaning if parameter.over == "" or name == first_of(self.estimates, name) else ""
-            table.add_row(name.replace("[", r"\["), number(estimate.value), f"{number(estimate.low)} to {number(estimate.high)}", meaning + note)
-        forms = Table("form", "parameters", "error of loss, nats", "error of cost", title="Sizes left out in turn", title_justify="left")
+            interval = f"{number(estimate.low)} to {number(estimate.high)}"
+            table.add_row(name.replace("[", r"\["), number(estimate.value), interval, meaning + note)
+        columns = ("form", "parameters", "error of loss, nats", "error of cost")
+        forms = Table(*columns, title="Sizes left out in turn", title_justify="left")
         for trial in self.trials:
             forms.add_row(trial.form, str(trial.parameters), number(trial.loss_error), f"{trial.cost_error:.0%}")
         return Group(f"loss = {self.layout.law.formula}".replace("[", r"\["), self.where, table, forms)
@@ -127,8 +132,8 @@ class Law:
         """What n and d are relative to, and how well the law holds."""
         tokens = f", d = D / {self.layout.D0:.3g}" if self.layout.has_data else ""
         return (
-            f"n = N / {self.layout.N0:.3g}{tokens}; {len(self.fitted)} runs of {len(self.fitted.sizes)} sizes, residuals {number(self.rms)} nats; "
-            f"two trainings of one size differ by about {number(self.noise.luck * 2**0.5)} nats."
+            f"n = N / {self.layout.N0:.3g}{tokens}; {len(self.fitted)} runs of {len(self.fitted.sizes)} sizes, "
+            f"residuals {number(self.rms)} nats; two trainings of one size differ by about {number(2**0.5 * self.noise.luck)}."
         )
 
     def __str__(self) -> str:

@@ -42,7 +42,8 @@ class Layout:
 
     def members(self, parameter: Parameter) -> tuple[str, ...]:
         """What the parameter has a value for."""
-        return {"": ("",), "kind": self.kinds, "slope": self.slopes, "format": self.formats, "series": self.series}[parameter.over]
+        over = {"": ("",), "kind": self.kinds, "slope": self.slopes, "format": self.formats, "series": self.series}
+        return over[parameter.over]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class Layout:
         """Whether some parameter has a value for each `what`."""
         return any(parameter.over == what for parameter in self.parameters.values())
 
-    def points(self, N: np.ndarray, D: np.ndarray, formats: Sequence[str]) -> Points:
+    def points(self, N: np.ndarray, D: np.ndarray, formats: Sequence[str] | np.ndarray) -> Points:
         """Points for models of N linear weights and D tokens at these formats, all of one length.
 
         Raises LawError for a format that this law says nothing about.
@@ -109,7 +110,7 @@ class Layout:
             return k, 1.0, which, self.slopes.index(codebook), named, row
         if text in self.k:  # its C is what it costs at the one k it was measured at
             return REFERENCE_BITS, 1.0, which, 0, named, row
-        raise LawError(f"format '{text}': {codebook} was measured at one k only, so the law has no slope for it. Measure another k.")
+        raise LawError(f"format '{text}': {codebook} was measured at one k, so the law has no slope for it. Measure another k.")
 
     def find(self, name: str, over: str, text: str) -> int:
         """Index of name among what a parameter has values for; LawError with what the law knows where it is not there."""
@@ -128,7 +129,7 @@ def lay_out(runs: Runs, form: str) -> tuple[Layout, Runs]:
     """
     if form not in FORMS:
         raise LawError(f"form '{form}' does not exist. Write one of: {', '.join(FORMS)}.")
-    has_data = bool(np.isfinite(runs.D).all()) and len(np.unique(runs.D)) >= MINIMUM_TOKENS and bool(DATA.keys() & FORMS[form].parameters)
+    has_data = bool(np.isfinite(runs.D).all()) and len(np.unique(runs.D)) >= MINIMUM_TOKENS
     runs = runs if has_data else runs.take(runs.longest_trained)
     formats = tuple(dict.fromkeys(runs.format[runs.quantized]))
     kinds = tuple(dict.fromkeys(runs.kind[runs.quantized]))
@@ -166,8 +167,8 @@ def check_runs(layout: Layout, runs: Runs, minimum_sizes: int = 3) -> None:
         rows = runs.format == name if name != UNQUANTIZED else ~runs.quantized
         found = len(np.unique(runs.N[rows]))
         if found < layout.law.sizes_per_series:
-            need = layout.law.sizes_per_series
-            raise LawError(f"the {layout.form} law needs every format at {need} sizes or more; {name} has {found}. Measure it at more.")
+            need = f"the {layout.form} law needs every format at {layout.law.sizes_per_series} sizes or more"
+            raise LawError(f"{need}; {name} has {found}. Measure it at more.")
     if len(runs) <= len(layout.names):
         missing = len(layout.names) + 1 - len(runs)
         raise LawError(

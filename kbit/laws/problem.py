@@ -80,13 +80,13 @@ class Problem:
         jacobian = self.root @ self.layout.jacobian(theta, self.at)
         norms = np.linalg.norm(jacobian, axis=0)
         names = np.array(self.layout.names)
-        form = self.layout.form
+        form, mend = self.layout.form, "Measure more sizes, or choose another form."
         if (norms == 0).any():
-            raise LawError(f"the runs say nothing about {', '.join(names[norms == 0])} of the {form} law. Measure more sizes, or choose another form.")
+            raise LawError(f"the runs say nothing about {', '.join(names[norms == 0])} of the {form} law. {mend}")
         _, values, directions = np.linalg.svd(jacobian / norms, full_matrices=False)
         if values[-1] < SINGULAR * values[0]:
             mixed = names[np.abs(directions[-1]) > 0.3]
-            raise LawError(f"the runs cannot tell {', '.join(mixed)} of the {form} law apart. Measure more sizes, or choose another form.")
+            raise LawError(f"the runs cannot tell {', '.join(mixed)} of the {form} law apart. {mend}")
 
 
 def first_problem(layout: Layout, runs: Runs, luck: float | None = None) -> Problem:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -13,6 +14,16 @@ from kbit.errors import LawError
 
 Table = Mapping[str, np.ndarray]
 UNQUANTIZED_BITS = 16  # formats of 16 and 32 bits are floats, kept as they are
+PREFERRED = {"embeddings": "int8-row"}  # what a recipe gives them unless told otherwise
+
+
+class Slice(TypedDict, total=False):
+    """Which runs of a table are meant; None: the one with most runs."""
+
+    family: str | None
+    protocol: str | None
+    embeddings: str | None
+    method: str | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Runs:
     def longest_trained(self) -> np.ndarray:
         """True for runs of those models of each size that saw the most tokens."""
         most = {N: np.nanmax(self.D[self.N == N], initial=-np.inf) for N in self.sizes}
-        return np.array([np.isnan(D) or D >= most[N] for N, D in zip(self.N, self.D, strict=True)], dtype=bool)
+        return np.array([np.isnan(D) or most[N] <= D for N, D in zip(self.N, self.D, strict=True)], dtype=bool)
 
 
 def split_format(text: str) -> tuple[str, int | None, str]:
@@ -82,15 +93,10 @@ def split_format(text: str) -> tuple[str, int | None, str]:
     return codebook, int(found[2]), f"{codebook}{exponent}{name}" + (f"-{rest}" if rest else "")
 
 
-def choose_slice(
-    table: Table,
-    *,
-    family: str | None = None,
-    protocol: str | None = None,
-    embeddings: str | None = None,
-    method: str | None = None,
-) -> tuple[Table, dict[str, str]]:
-    """The rows of one family, protocol, embeddings and method, and which these are; of what is not named, the one with most runs.
+def choose_slice(table: Table, **asked: Unpack[Slice]) -> tuple[Table, Slice]:
+    """The rows of one family, protocol, embeddings and method, and which these are.
+
+    Of what is not named it takes the embeddings in int8-row where there are such, else the value with most runs.
 
     Raises LawError where the table has no such runs.
     """
@@ -98,13 +104,14 @@ def choose_slice(
         raise LawError("the store holds no finished run. Run kbit study first.")
     keep = np.ones(len(table["run"]), dtype=bool)
     floats = table["k"] >= UNQUANTIZED_BITS
-    chosen: dict[str, str] = {}
-    for column, asked in (("family", family), ("protocol", protocol), ("embeddings", embeddings), ("method", method)):
+    chosen: dict[str, str | None] = {}
+    for column in ("family", "protocol", "embeddings", "method"):
+        wanted = asked[column] if column in asked else None  # type: ignore[literal-required]
         counted = keep & ~floats if column == "method" and (keep & ~floats).any() else keep
         counts = Counter(str(value) for value in table[column][counted])
-        if asked is not None and asked not in counts:
-            raise LawError(f"{column} '{asked}' has no finished run. The store has: {', '.join(sorted(counts))}.")
-        value = asked or min(counts, key=lambda name: (-counts[name], name))
+        if wanted is not None and wanted not in counts:
+            raise LawError(f"{column} '{wanted}' has no finished run. The store has: {', '.join(sorted(counts))}.")
+        value = wanted or min(counts, key=lambda name: (name != PREFERRED.get(column), -counts[name], name))
         chosen[column] = value
         match = table[column] == value
         if column == "method":
@@ -112,7 +119,7 @@ def choose_slice(
         if column == "embeddings":
             match = match | only_baseline(table, keep, match)
         keep = keep & match
-    return {column: values[keep] for column, values in table.items()}, chosen
+    return {column: values[keep] for column, values in table.items()}, Slice(**chosen)  # type: ignore[typeddict-item]
 
 
 def only_baseline(table: Table, keep: np.ndarray, match: np.ndarray) -> np.ndarray:
@@ -127,12 +134,14 @@ def prepare(table: Table) -> Runs:
 
     Raises LawError where the losses are not finite, or the windows of the runs are not the same.
     """
-    _, rows = np.unique(np.char.add(np.char.add(table["model"].astype(str), "\n"), table["format"].astype(str)), return_index=True)
+    pairs = np.char.add(np.char.add(table["model"].astype(str), "\n"), table["format"].astype(str))
+    _, rows = np.unique(pairs, return_index=True)
     table = {column: values[np.sort(rows)] for column, values in table.items()}
     loss = table["loss"].astype(float)
     if not np.isfinite(loss).all():
         row = int(np.argmin(np.isfinite(loss)))
-        raise LawError(f"{table['model'][row]} at {table['format'][row]}: its loss is {loss[row]}. Remove that run from the store.")
+        where = f"{table['model'][row]} at {table['format'][row]}"
+        raise LawError(f"{where}: its loss is {loss[row]}. Remove that run from the store.")
     losses = [np.asarray(values, dtype=float).ravel() for values in table.get("window_losses", [np.empty(0)] * len(loss))]
     lengths = sorted({len(values) for values in losses})
     if len(lengths) > 1:

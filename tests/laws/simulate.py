@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 Table = dict[str, np.ndarray]
+HEAD_DIM = 32
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,18 @@ class Size:
     @property
     def architecture(self) -> dict[str, int]:
         """The numbers that a planner needs for the KV cache and the activations."""
-        heads = self.hidden // 32
+        heads = self.hidden // HEAD_DIM
         return {
-            "layers": self.layers, "hidden": self.hidden, "intermediate": self.intermediate, "heads": heads, "kv_heads": heads,
-            "head_dim": 32, "vocabulary": self.vocabulary, "context": self.context,
-            "kv_bytes_per_token": 2 * self.layers * heads * 32 * 2,
-        }  # fmt: skip
+            "layers": self.layers,
+            "hidden": self.hidden,
+            "intermediate": self.intermediate,
+            "heads": heads,
+            "kv_heads": heads,
+            "head_dim": HEAD_DIM,
+            "vocabulary": self.vocabulary,
+            "context": self.context,
+            "kv_bytes_per_token": 2 * self.layers * heads * HEAD_DIM * 2,
+        }
 
 
 SIZES = (
@@ -57,14 +65,17 @@ SIZES = (
 )
 FORMATS = ("bf16", *(f"int{k}-b64" for k in range(2, 9)))
 TRUTH = {"E": 2.0, "A": 75.0, "alpha": 0.35, "C": 40.0, "gamma": 0.16, "lambda": 2.1}
+BLOCK_GAIN = {0: 1.6, 16: 0.8, 32: 0.9, 64: 1.0, 128: 1.15, 256: 1.3}
 CODEBOOK_GAIN = {"int": 1.0, "nf": 0.75, "fp": 0.85, "log": 2.5, "dyn": 1.2, "kmeans": 0.6, "quantile": 0.9}
 
 
-def additive_loss(N: np.ndarray, D: np.ndarray, k: np.ndarray, gain: np.ndarray, truth: Mapping[str, float] = TRUTH) -> np.ndarray:
-    """E + A N^-alpha [+ B D^-beta] + gain C N^-gamma 2^(-lambda k), no penalty at 16 bits and above: nats per token, (runs,)."""
-    penalty = np.where(k >= 16, 0.0, gain * truth["C"] * N ** -truth["gamma"] * 2.0 ** (-truth["lambda"] * k))
-    data = truth.get("B", 0.0) * np.where(np.isfinite(D), D, 1.0) ** -truth.get("beta", 0.0)
-    return truth["E"] + truth["A"] * N ** -truth["alpha"] + data + penalty
+def additive_loss(N: float, D: float, text: str, truth: Mapping[str, float] = TRUTH) -> float:
+    """E + A N^-alpha [+ B D^-beta] + gain C N^-gamma 2^(-lambda k), no cost at 16 bits and above: nats per token."""
+    codebook, k, block = read_format(text)
+    gain = CODEBOOK_GAIN.get(codebook, 1.0) * BLOCK_GAIN[block]
+    cost = 0.0 if k >= 16 else gain * truth["C"] * N ** -truth["gamma"] * 2.0 ** (-truth["lambda"] * k)
+    data = truth["B"] * D ** -truth["beta"] if "B" in truth else 0.0
+    return truth["E"] + truth["A"] * N ** -truth["alpha"] + data + cost
 
 
 def simulate_table(
@@ -80,49 +91,77 @@ def simulate_table(
     difficulty: float = 0.35,
     disagreement: float = 0.05,
     model_noise: float = 0.004,
-    loss_of: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray] = additive_loss,
+    loss_of: Callable[[float, float, str], float] = additive_loss,
     family: str = "prose",
 ) -> Table:
     """Runs of every (size, training tokens, seed) x format x embeddings x protocol, with the columns of `kbit.study.read_table`.
 
     A run's loss over a window is the law's loss + the window's difficulty (the same for every run of a protocol)
-    + the model's own taste in windows (sd `disagreement`) + the format's (sd an eighth of its penalty + 0.002) + the luck of
+    + the model's own taste in windows (sd `disagreement`) + the format's (sd an eighth of its cost + 0.002) + the luck of
     the training (sd `model_noise`, one number per model). `loss` and `loss_stderr` are the windows' mean and its standard error.
+    loss_of(N, D, format) is the law, in nats per token; models trained on fewer than the most tokens, and seeds other than 0,
+    have names that say so.
     """
     rng = np.random.default_rng(seed)
     shape = (len(protocols), windows)
     hardness = rng.normal(0.0, difficulty, shape)
     rows: list[dict[str, object]] = []
-    for size in sizes:
-        for tokens in training_tokens:
-            for trained in seeds:
-                name = size.name + ("" if tokens == max(training_tokens) else f"-{tokens:.0f}") + (f"-seed-{trained}" if trained else "")
-                luck, taste = rng.normal(0.0, model_noise), rng.normal(0.0, disagreement, shape)
-                for text in formats:
-                    codebook, k, block = read_format(text)
-                    one = np.ones(1)
-                    gain = CODEBOOK_GAIN.get(codebook, 1.0) * {0: 1.6, 16: 0.8, 32: 0.9, 64: 1.0, 128: 1.15, 256: 1.3}[block]
-                    linear = size.parameters_linear * one
-                    loss = float(loss_of(linear, tokens * one, k * one, gain * one)[0])
-                    penalty = max(loss - float(loss_of(linear, tokens * one, 16 * one, gain * one)[0]), 0.0)
-                    own = rng.normal(0.0, 0.002 if k < 16 else 0.0, shape) + rng.normal(0.0, penalty / 8, shape)
-                    for kept in embeddings:
-                        bits = stored_bits(size, text, kept)
-                        for p, protocol in enumerate(protocols):
-                            losses = loss + hardness[p] + luck + taste[p] + own[p] + (0.0 if kept == "bf16" else 1e-4)
-                            rows.append(
-                                {
-                                    "run": f"{len(rows):016x}", "family": family, "model": name, "format": text, "codebook": codebook, "k": k, "block": block,
-                                    "method": "none" if k >= 16 else "rtn", "embeddings": kept, "protocol": protocol,
-                                    "parameters": size.parameters_linear + size.embedding + size.norms, "parameters_linear": size.parameters_linear,
-                                    "training_tokens": tokens, **bits, "loss": losses.mean(), "loss_stderr": losses.std(ddof=1) / windows**0.5,
-                                    "bits_per_byte": losses.mean() / np.log(2) / 2.6, "perplexity": float(np.exp(losses.mean())),
-                                    "kld_mean": penalty * 1.1, "kld_median": penalty * 0.6, "kld_p99": penalty * 9, "kld_max": penalty * 30,
-                                    "same_top": 1 / (1 + penalty), "seconds": 1e-6 * size.parameters_linear + 0.2, "peak_bytes": 3e8 + 4.0 * size.parameters_linear,
-                                    "host": "simulated", "seed": trained, "window_losses": losses, "architecture": size.architecture,
-                                }  # fmt: skip
-                            )
+    for size, tokens, trained in product(sizes, training_tokens, seeds):
+        name = size.name + ("" if tokens == max(training_tokens) else f"-{tokens:.0f}") + (f"-seed-{trained}" if trained else "")
+        of_model = hardness + rng.normal(0.0, model_noise) + rng.normal(0.0, disagreement, shape)
+        for text in formats:
+            loss = loss_of(float(size.parameters_linear), tokens, text)
+            cost = loss - loss_of(float(size.parameters_linear), tokens, "bf16")
+            own = rng.normal(0.0, 0.002 if cost else 0.0, shape) + rng.normal(0.0, abs(cost) / 8, shape)
+            for kept, (p, protocol) in product(embeddings, enumerate(protocols)):
+                row = {
+                    "run": f"{len(rows):016x}",
+                    "family": family,
+                    "model": name,
+                    "protocol": protocol,
+                    "training_tokens": tokens,
+                }
+                losses = loss + of_model[p] + own[p] + (0.0 if kept == "bf16" else 1e-4)
+                rows.append({**row, "seed": trained, **of_format(size, text, kept), **measured(losses, cost), **of_machine(size)})
     return as_table(rows)
+
+
+def of_format(size: Size, text: str, embeddings: str) -> dict[str, object]:
+    """The columns that the size and the format decide."""
+    codebook, k, block = read_format(text)
+    return {
+        "format": text,
+        "codebook": codebook,
+        "k": k,
+        "block": block,
+        "method": "none" if k >= 16 else "rtn",
+        "embeddings": embeddings,
+        "parameters": size.parameters_linear + size.embedding + size.norms,
+        "parameters_linear": size.parameters_linear,
+        **stored_bits(size, text, embeddings),
+        "architecture": size.architecture,
+    }
+
+
+def measured(losses: np.ndarray, cost: float) -> dict[str, object]:
+    """The columns of quality, from the losses of the windows and what quantizing cost."""
+    return {
+        "loss": losses.mean(),
+        "loss_stderr": losses.std(ddof=1) / len(losses) ** 0.5,
+        "bits_per_byte": losses.mean() / np.log(2) / 2.6,  # about as many bytes a token
+        "perplexity": float(np.exp(losses.mean())),
+        "kld_mean": cost * 1.1,
+        "kld_median": cost * 0.6,
+        "kld_p99": cost * 9,
+        "kld_max": cost * 30,
+        "same_top": 1 / (1 + abs(cost)),
+        "window_losses": losses,
+    }
+
+
+def of_machine(size: Size) -> dict[str, object]:
+    """The columns of time and place."""
+    return {"seconds": 1e-6 * size.parameters_linear + 0.2, "peak_bytes": 3e8 + 4.0 * size.parameters_linear, "host": "simulated"}
 
 
 def read_format(text: str) -> tuple[str, int, int]:
