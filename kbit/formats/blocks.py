@@ -14,9 +14,7 @@ from kbit.formats.scales import to_float16
 
 
 def reduce_blocks(w: Tensor, fmt: Format, reduce: Callable[[Tensor], Tensor], combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """`reduce` of each block, (rows, blocks, size) -> (rows, blocks), as (n_out, n_blocks); `combine` makes one of all for a
-    tensor.
-    """
+    """`reduce` of each block, (rows, blocks, size) -> (rows, blocks), as (n_out, n_blocks); for a tensor, `combine` of them all."""
     n_blocks = fmt.n_blocks(w.shape[1])
     result: Tensor | None = None
     for rows, blocks, columns in pieces(w.shape, fmt):
@@ -42,8 +40,7 @@ def stored_mean(w: Tensor, fmt: Format) -> Tensor | None:
 
 
 def squared_error(w: Tensor, grid: Grid, cells: Cells) -> Tensor:
-    """Sum of squared errors of each block when its weights take their nearest values on `grid`: float64. cells: those of its
-    levels.
+    """Float64 sum of squared errors of each block, its weights at their nearest values on `grid`, whose levels have `cells`.
 
     Errors are squared in units of a power of two near the largest scale, so that neither huge nor tiny weights leave float32.
     """

@@ -79,9 +79,7 @@ def encode(
 
 
 def choose_grid(w: Tensor, fmt: Format, range_name: str | None = None, levels: Tensor | None = None) -> Grid:
-    """The stored grid of the coded columns `w` for a range of RANGES; learns the levels where the codebook does and none are
-    given.
-    """
+    """The stored grid of the coded columns `w` for a range of RANGES; levels are learned where the codebook does and none come."""
     name = range_name or ("mse" if fmt.k <= FEW_BITS else "min-max")
     if name not in RANGES:
         raise FormatError(f"'{name}' is not a range. Ranges are {', '.join(RANGES)}.")
@@ -108,9 +106,7 @@ def span(w: Tensor, fmt: Format, range_name: str, levels: Tensor, mean: Tensor |
 
 
 def learn_levels(w: Tensor, grid: Grid) -> Tensor:
-    """The levels that the codebook of the grid's format learns from the weights over their scales, a weight counting as
-    scale^2.
-    """
+    """Levels learned from the weights over their scales, for the codebook of the grid's format; a weight counts as scale^2."""
     fmt = grid.fmt
     top = grid.scale.max().clamp(min=torch.finfo(torch.float32).tiny)
 

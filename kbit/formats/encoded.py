@@ -106,9 +106,7 @@ class Encoded:
         return Grid(self.fmt, self.scale, self.levels, self.zero, self.minimum, self.mean, self.tensor_scale)
 
     def dequantize(self) -> Tensor:
-        """The weight that the stored bits stand for, float32 (n_out, n_in). Products and sums are rounded once each, in
-        float32.
-        """
+        """The weight that the stored bits stand for, float32 (n_out, n_in); products and sums are rounded once each."""
         values = torch.empty(self.codes.shape)
         for rows, blocks, columns in pieces(self.codes.shape, self.fmt):
             part = self.grid.part(rows, blocks)
@@ -122,9 +120,7 @@ class Encoded:
 
 
 def pieces(shape: tuple[int, int] | torch.Size, fmt: Format) -> Iterator[tuple[slice, slice, slice]]:
-    """(rows, blocks, columns) of pieces that cover a coded matrix: rows by the chunk, whole blocks first, then the short last
-    ones.
-    """
+    """(rows, blocks, columns) of pieces that cover a coded matrix: rows by the chunk, whole blocks, then the short last ones."""
     n_out, n_in = shape
     size = fmt.block_size(n_in)
     whole = n_in // size

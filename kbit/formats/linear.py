@@ -1,6 +1,4 @@
-"""Linear quantization over a range, as published: codes, values, the exact product of two k-bit matrices, and the error's
-variance.
-"""
+"""Linear quantization over a range, as published: codes, values, exact products of codes, and the variance of the error."""
 
 from __future__ import annotations
 
@@ -64,4 +62,54 @@ def quantized_matmul(x_q: Tensor, y_q: Tensor, k: int) -> Tensor:
         raise FormatError(
             f"quantized_matmul: shapes {tuple(x_q.shape)} and {tuple(y_q.shape)} do not multiply. "
             "Give (..., m, n) and (..., n, p)."
+        )
+    assert COLUMNS_AT_ONCE * (2**k - 1) ** 2 < EXACT_IN_FLOAT64
+    batch = torch.broadcast_shapes(x_q.shape[:-2], y_q.shape[:-2])
+    total = torch.zeros(*batch, x_q.shape[-2], y_q.shape[-1], dtype=torch.int64, device=x_q.device)
+    for start in range(0, x_q.shape[-1], COLUMNS_AT_ONCE):
+        columns = slice(start, start + COLUMNS_AT_ONCE)
+        total += (x_q[..., columns].double() @ y_q[..., columns, :].double()).long()
+    return total
+
+
+def quantization_error_variance(k: int, x_min: Tensor | float, x_max: Tensor | float) -> Tensor | float:
+    """s^2 / 12 for the step s = (x_max - x_min) / (2^k - 1): variance of the error of values spread evenly between levels.
+
+    A float for two numbers, else a tensor. Raises FormatError where k is not 1..8, or a range is empty or not finite.
+    """
+    steps = 2 ** check_k(k) - 1
+    if isinstance(x_min, Tensor) or isinstance(x_max, Tensor):
+        dtype = torch.promote_types(torch.as_tensor(x_min).dtype, torch.as_tensor(x_max).dtype)
+        _, width = check_range(x_min, x_max, torch.float64 if dtype == torch.float64 else torch.float32)
+        return (width / steps) ** 2 / 12
+    _, width = check_range(x_min, x_max, torch.float64)
+    return (float(width) / steps) ** 2 / 12
+
+
+def check_k(k: int) -> int:
+    """k, or FormatError where it is not a whole number from 1 to 8."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 8:
+        raise FormatError(f"k = {k!r} is not to be had. Give the bits of a code, a whole number from 1 to 8.")
+    return k
+
+
+def check_range(x_min: Tensor | float, x_max: Tensor | float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(x_min, width) as tensors of `dtype`; FormatError where a range is empty, reversed or not finite."""
+    low, high = torch.as_tensor(x_min, dtype=dtype), torch.as_tensor(x_max, dtype=dtype)
+    width = high - low
+    bad = ~((width > 0) & width.isfinite())
+    if bool(bad.any()):
+        first = int(bad.flatten().nonzero()[0])
+        left, right = (float(end.flatten()[first]) for end in torch.broadcast_tensors(low, high))
+        problem = "is empty" if math.isfinite(float(width.flatten()[first])) else "is not finite"
+        raise FormatError(f"the range [{left:g}, {right:g}] {problem}. Give finite ends with x_min below x_max.")
+    return low, width
+
+
+def check_codes(where: str, codes: Tensor, low: int, high: int, k: int) -> None:
+    """FormatError where a code lies outside low .. high."""
+    if codes.numel() and not low <= int(codes.min()) <= int(codes.max()) <= high:
+        least, most = int(codes.min()), int(codes.max())
+        raise FormatError(
+            f"{where}: codes run from {least} to {most}, which is not {k} bits. Codes of {k} bits are {low} .. {high}."
         )

@@ -88,9 +88,7 @@ def search(
 
 
 def smallest_ratio(w: Tensor, fmt: Format, half: Tensor) -> float:
-    """The least, over the blocks, of mean |x| over half the range: what a single magnitude would want, and more levels reach
-    farther.
-    """
+    """Least over the blocks of mean |x| over half the range: what one magnitude would want, and more levels reach farther."""
     mean = reduce_blocks(w, fmt, lambda x: x.abs().mean(-1), torch.mean)
     return float(torch.where(half > 0, mean / half, 1.0).min())
 

@@ -51,9 +51,7 @@ def grid_error(w: Tensor, grid: Grid) -> float:
         inside = relative.clamp(levels[0], levels[-1])
         gap = gaps.codes(inside).flatten().int().clamp_(max=max(0, len(variance) - 1))
         expected = variance.index_select(0, gap).view(x.shape) if len(variance) else torch.zeros(x.shape, dtype=torch.float64)
-        if (
-            not part.whole
-        ):  # the farthest weight of a block made the range: it lies on an end level, not in the gap below, which is wide
+        if not part.whole:  # the weight that made a block's range lies on its end, not within the last gap, which may be wide
             expected = torch.where((relative - levels[0]).abs().minimum((relative - levels[-1]).abs()) < ON_END, 0.0, expected)
         excess = (relative - inside).double()
         expected = torch.where(excess != 0, excess.square(), expected) * part.scale.double().square()
@@ -62,9 +60,7 @@ def grid_error(w: Tensor, grid: Grid) -> float:
 
 
 def float_error(w: Tensor, name: str) -> float:
-    """Sum over the weights that `name` (f16 or bf16) cannot hold of u^2 / 12, u its last place there; beyond 65504, the squared
-    excess.
-    """
+    """Sum of u^2 / 12 over weights that `name` (f16, bf16) cannot hold, u their last place; of the squared excess beyond 65504."""
     total = 0.0
     for x in w.float().split(max(1, CHUNK // w.shape[1])):
         last_place = torch.frexp(x)[1].sub(1).clamp(min=LEAST_EXPONENT[name]).sub(LAST_PLACE[name])
