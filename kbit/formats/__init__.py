@@ -1,6 +1,4 @@
-"""Numbers: formats and their strings, codebooks, ranges, encoding and decoding, error theory, bit counts. Pure functions on
-tensors.
-"""
+"""Numbers: formats, codebooks, ranges, encoding and decoding, error theory, bit counts. Pure functions on tensors."""
 
 from kbit.formats.codebooks import CODEBOOKS, Codebook
 from kbit.formats.encode import choose_grid, encode

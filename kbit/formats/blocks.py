@@ -14,7 +14,7 @@ from kbit.formats.scales import to_float16
 
 
 def reduce_blocks(w: Tensor, fmt: Format, reduce: Callable[[Tensor], Tensor], combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """`reduce` of each block, (rows, blocks, size) -> (rows, blocks), as (n_out, n_blocks); for a tensor, `combine` of them all."""
+    """`reduce` of each block, (rows, blocks, size) -> (rows, blocks), as (n_out, n_blocks); for a tensor `combine` of all."""
     n_blocks = fmt.n_blocks(w.shape[1])
     result: Tensor | None = None
     for rows, blocks, columns in pieces(w.shape, fmt):

@@ -26,9 +26,7 @@ SHOWN = {  # what stands in the documents, by heading: codebooks at the k's that
 
 
 def levels_tables() -> str:
-    """A Markdown table for each codebook: the format's head, and its levels to 7 significant digits, in the order of their
-    codes.
-    """
+    """A Markdown table for each codebook: heads of formats, and levels to 7 significant digits in the order of their codes."""
     sections = []
     for heading, names in SHOWN.items():
         rows = []

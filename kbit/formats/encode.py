@@ -79,7 +79,7 @@ def encode(
 
 
 def choose_grid(w: Tensor, fmt: Format, range_name: str | None = None, levels: Tensor | None = None) -> Grid:
-    """The stored grid of the coded columns `w` for a range of RANGES; levels are learned where the codebook does and none come."""
+    """The stored grid of the coded columns `w` for a range of RANGES; levels are learned where they must be and none come."""
     name = range_name or ("mse" if fmt.k <= FEW_BITS else "min-max")
     if name not in RANGES:
         raise FormatError(f"'{name}' is not a range. Ranges are {', '.join(RANGES)}.")

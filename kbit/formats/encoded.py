@@ -145,16 +145,12 @@ def coded_columns(n_in: int, kept_columns: Tensor) -> Tensor:
 
 
 def reach(fmt: Format, levels: Tensor) -> Tensor:
-    """The level that stands for the end of a symmetric range: the largest, but 1 where levels are learned from weights within
-    +-1.
-    """
+    """The level that stands for the end of a symmetric range: the largest, but 1 where levels are learned within +-1."""
     return torch.ones(()) if fmt.codebook in ("kmeans", "quantile") else levels.abs().max()
 
 
 def unstored_scale(fmt: Format, low: Tensor, high: Tensor, levels: Tensor) -> Tensor:
-    """The scale that spans [low, high] of each block, before it is rounded for storage. Quotients come first, so nothing
-    overflows.
-    """
+    """The scale that spans [low, high] of each block, not yet rounded for storage; quotients come first: nothing overflows."""
     if fmt.affine == "min":
         return (high / levels[-1] - low / levels[-1]).clamp(min=0)
     if fmt.affine == "asym":

@@ -1,6 +1,4 @@
-"""The KL (entropy) range: the clip ratio whose quantized histogram tells most about the histogram of the weights (Migacz
-2017).
-"""
+"""The KL (entropy) range: the clip ratio whose quantized histogram tells most about that of the weights (Migacz 2017)."""
 
 from __future__ import annotations
 

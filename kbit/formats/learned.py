@@ -17,9 +17,7 @@ LLOYD_ROUNDS = 300
 
 
 def summarise(chunks: Iterable[tuple[Tensor, Tensor]], low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """(points, weights), float64 and ascending, of (values, weights) chunks within [low, high]: the mean of each of 65536 equal
-    bins.
-    """
+    """(points, weights), ascending, of (values, weights) chunks within [low, high]: the means of 65536 equal bins, empty ones out."""
     weights, sums = np.zeros(BINS), np.zeros(BINS)
     width = max(high - low, np.finfo(np.float64).tiny)
     for value_chunk, weight_chunk in chunks:
@@ -32,9 +30,7 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor]], low: float, high: float) 
 
 
 def sorted_points(values: Tensor, weights: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    """(points, weights), float64 and ascending; equal values are one point, values of no weight are none; summarised beyond
-    65536.
-    """
+    """(points, weights), ascending: equal values are one point, values of no weight are none; summarised beyond 65536."""
     weights = torch.ones_like(values) if weights is None else weights
     if values.numel() > BINS:
         return summarise([(values, weights)], float(values.min()), float(values.max()))
@@ -58,9 +54,7 @@ def kmeans_levels(k: int, values: Tensor, weights: Tensor | None = None) -> Tens
 
 
 def quantile_levels(k: int, values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Medians of the 2^k parts of equal mass, float32 and strictly ascending (fewer where values repeat): every code is used as
-    often.
-    """
+    """Medians of the 2^k parts of equal mass, ascending, fewer where values repeat: every code is used as often."""
     points, mass = sorted_points(values, weights)
     if not len(points):
         return torch.zeros(1)
@@ -74,9 +68,7 @@ def ascending(levels: np.ndarray) -> Tensor:
 
 
 def coarse(points: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most 2048 points: as they are, or the means of groups that a density^(1/3) rule makes, which is how optimal levels
-    spread.
-    """
+    """At most 2048 points: as they are, or means of groups made by the density^(1/3) rule, by which optimal levels spread."""
     if len(points) <= EXACT_POINTS:
         return points, mass
     counts, edges = np.histogram(points, EXACT_POINTS // 4, weights=mass)

@@ -38,7 +38,7 @@ def stored_scale(scale: Tensor, storage: str, tensor_scale: Tensor | None = None
 
 
 def power_of_two(scale: Tensor, element_max: float | None) -> Tensor:
-    """2^ceil(log2(scale)); for OCP elements 2^(floor(log2(max |x|)) - floor(log2(element_max))) with max |x| = scale * element_max.
+    """2^ceil(log2(scale)); for OCP elements 2^(floor(log2(max |x|)) - floor(log2(element_max))), max |x| = scale * element_max.
 
     Within 2^-127 .. 2^127; 2^-127 for a scale of 0. A scale that is off a power of two by rounding alone counts as that power.
     """

@@ -60,7 +60,7 @@ def grid_error(w: Tensor, grid: Grid) -> float:
 
 
 def float_error(w: Tensor, name: str) -> float:
-    """Sum of u^2 / 12 over weights that `name` (f16, bf16) cannot hold, u their last place; of the squared excess beyond 65504."""
+    """Sum of u^2 / 12 over weights that `name` (f16, bf16) cannot hold, u their last place; beyond 65504 the squared excess."""
     total = 0.0
     for x in w.float().split(max(1, CHUNK // w.shape[1])):
         last_place = torch.frexp(x)[1].sub(1).clamp(min=LEAST_EXPONENT[name]).sub(LAST_PLACE[name])
