@@ -1,0 +1,6 @@
+"""Packed weights: the bits of a k-bit tensor, as they lie in memory and on disk."""
+
+from kbit.packed.packed_tensor import COMPUTE, PackedTensor, keep, pack
+from kbit.packed.parts import part_sizes
+
+__all__ = ["COMPUTE", "PackedTensor", "keep", "pack", "part_sizes"]
