@@ -49,7 +49,7 @@ def _refusals_as_value_errors(call: Any, text: str) -> Any:
 
 def _nearest(word: str, words: Any) -> str:
     near = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; the nearest is '{near[0]}'" if near else ""
 
 
 Words = Annotated[
@@ -70,7 +70,7 @@ class GridProtocol(_Strict):
     base: str | None = None
     window: int | None = None
     stride: int | None = None
-    bos: bool | None = None
+    bos: bool | str | None = None
     score: str | None = None
     max_windows: int | None = None
     dtype: str | None = None
@@ -141,7 +141,8 @@ class Grid(_Strict):
 def read_grid(path: Path) -> Grid:
     """The grid of a YAML file.
 
-    Raises StoreError, one line that names file, line and field, where the file cannot be read, is no YAML, or says what a grid cannot.
+    Raises StoreError, one line that names file, line and field, where the file cannot be read, is no YAML, or says what a grid
+    cannot.
     """
     path = Path(path)
     try:
@@ -207,7 +208,10 @@ def _first_fault(path: Path, node: yaml.Node, error: ValidationError) -> str:
         return f"{where}: the field '{field}' is missing. Add it."
     if fault["type"] == "extra_forbidden":
         owner: type[BaseModel] = GridProtocol if "protocols" in place else Part if "parts" in place else Grid
-        return f"{where}: there is no field '{field}'{_nearest(str(place[-1]), owner.model_fields)}. There are {', '.join(owner.model_fields)}."
+        near, known = _nearest(str(place[-1]), owner.model_fields), ", ".join(owner.model_fields)
+        return f"{where}: there is no field '{field}'{near}. There are {known}."
+    if fault["type"] == "too_short":
+        return f"{where}: {field}: it is empty. Name at least one."
     reason = fault["msg"].removeprefix("Value error, ").removesuffix(".")
     got = "" if fault["type"] == "value_error" else f", not {reprlib.repr(fault['input'])}"
     return f"{where}: {field or 'grid'}: {' '.join((reason + got).split())}."

@@ -12,13 +12,13 @@ _STATUS = Path("/proc/self/status")
 
 
 def restart_peak() -> None:
-    """Let the peak begin anew at what is resident now, where the system can (Linux); elsewhere it stays that of the whole process."""
+    """Let the peak begin anew at what is resident now, where the system can (Linux); elsewhere it stays the process's."""
     with suppress(OSError):
         _CLEAR.write_text("5")  # proc(5): resets VmHWM
 
 
 def peak_bytes() -> int:
-    """The most bytes of memory that were resident at once since `restart_peak`: weights, texts, shared logits and libraries alike."""
+    """The most bytes that were resident at once since `restart_peak`: weights, texts, shared logits and libraries alike."""
     with suppress(OSError):
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -30,6 +30,12 @@ def outcome(
         hash=f"{number:064x}",
         spec={"recipe": json.dumps(recipe), "fingerprint": "f" * 64},
         about={
+            "format": fmt,
+            "codebook": fmt.rstrip("0123456789-b"),
+            "k": 4,
+            "block": 64,
+            "method": "rtn",
+            "embeddings": embeddings,
             "model": "prose-94k",
             "family": "prose",
             "protocol": "family",
