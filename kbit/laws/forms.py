@@ -26,12 +26,12 @@ class Points:
     kind: np.ndarray  # index of the format without its k
     slope: np.ndarray  # index of the codebook among those measured at several k
     format: np.ndarray  # index of the format among the quantized ones
-    series: np.ndarray  # index of the format among all, every float format being one
+    series: np.ndarray  # index of the format among all; the float formats are one, the first
 
     @property
     def unquantized(self) -> Points:
         """The same models in 16 bits."""
-        return replace(self, quantized=np.zeros_like(self.quantized))
+        return replace(self, quantized=np.zeros_like(self.quantized), series=np.zeros_like(self.series))
 
 
 Values = Mapping[str, np.ndarray]  # a parameter's values (..., as many as it has members)
@@ -168,6 +168,7 @@ FORMS: dict[str, Form] = {
         {"E": E, "A": replace(A, over="series"), "alpha": replace(ALPHA, over="series"), **DATA},
         "E + A[format] n^-alpha[format] + B d^-beta",
         "Kaplan et al. 2020, one power law for each format",
+        needs_baseline=True,
         sizes_per_series=3,
     ),
 }

@@ -104,14 +104,15 @@ def choose_slice(table: Table, **asked: Unpack[Slice]) -> tuple[Table, Slice]:
         raise LawError("the store holds no finished run. Run kbit study first.")
     keep = np.ones(len(table["run"]), dtype=bool)
     floats = table["k"] >= UNQUANTIZED_BITS
+    wishes: Mapping[str, object] = asked
     chosen: dict[str, str | None] = {}
     for column in ("family", "protocol", "embeddings", "method"):
-        wanted = asked[column] if column in asked else None  # type: ignore[literal-required]
+        wanted = wishes.get(column)
         counted = keep & ~floats if column == "method" and (keep & ~floats).any() else keep
         counts = Counter(str(value) for value in table[column][counted])
         if wanted is not None and wanted not in counts:
             raise LawError(f"{column} '{wanted}' has no finished run. The store has: {', '.join(sorted(counts))}.")
-        value = wanted or min(counts, key=lambda name: (name != PREFERRED.get(column), -counts[name], name))
+        value = str(wanted or min(counts, key=lambda name: (name != PREFERRED.get(column), -counts[name], name)))
         chosen[column] = value
         match = table[column] == value
         if column == "method":

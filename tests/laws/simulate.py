@@ -91,14 +91,15 @@ def simulate_table(
     difficulty: float = 0.35,
     disagreement: float = 0.05,
     model_noise: float = 0.004,
+    own_noise: float = 1.0,
     loss_of: Callable[[float, float, str], float] = additive_loss,
     family: str = "prose",
 ) -> Table:
     """Runs of every (size, training tokens, seed) x format x embeddings x protocol, with the columns of `kbit.study.read_table`.
 
     A run's loss over a window is the law's loss + the window's difficulty (the same for every run of a protocol)
-    + the model's own taste in windows (sd `disagreement`) + the format's (sd an eighth of its cost + 0.002) + the luck of
-    the training (sd `model_noise`, one number per model). `loss` and `loss_stderr` are the windows' mean and its standard error.
+    + the model's own taste in windows (sd `disagreement`) + the format's (sd `own_noise` times an eighth of its cost + 0.002)
+    + the luck of the training (sd `model_noise`, one number per model). `loss` and `loss_stderr` are the windows' mean and its standard error.
     loss_of(N, D, format) is the law, in nats per token; models trained on fewer than the most tokens, and seeds other than 0,
     have names that say so.
     """
@@ -112,7 +113,7 @@ def simulate_table(
         for text in formats:
             loss = loss_of(float(size.parameters_linear), tokens, text)
             cost = loss - loss_of(float(size.parameters_linear), tokens, "bf16")
-            own = rng.normal(0.0, 0.002 if cost else 0.0, shape) + rng.normal(0.0, abs(cost) / 8, shape)
+            own = rng.normal(0.0, own_noise * (abs(cost) / 8 + 0.002 * (cost != 0)), shape)
             for kept, (p, protocol) in product(embeddings, enumerate(protocols)):
                 row = {
                     "run": f"{len(rows):016x}",
@@ -174,7 +175,7 @@ def read_format(text: str) -> tuple[str, int, int]:
 
 
 def stored_bits(size: Size, text: str, embeddings: str) -> dict[str, float]:
-    """total_bits, linear_bits and bits_per_weight: codes and one float16 scale per block or row, int8-row or 16-bit embeddings."""
+    """total_bits, linear_bits and bits_per_weight: codes, a float16 scale per block or row, the embeddings as told."""
     _, k, block = read_format(text)
     scales = 0.0 if k >= 16 else 16 / (block or size.hidden)
     linear = float(round(size.parameters_linear * (k + scales)))
