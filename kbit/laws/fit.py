@@ -9,13 +9,12 @@ import numpy as np
 from kbit.errors import LawError
 from kbit.laws.forms import FORMS
 from kbit.laws.law import Estimate, Law, Trial
-from kbit.laws.layout import check_runs, lay_out
+from kbit.laws.layout import MINIMUM_SIZES, lay_out
 from kbit.laws.noise import resample
 from kbit.laws.problem import first_problem, solve
 from kbit.laws.runs import Runs, Slice, Table, choose_slice, prepare
 
 DRAW_EVALUATIONS = 25  # a resample starts at the fit
-SIZES_TO_CHECK = 4  # one is left out, and three remain
 SMALLEST_COST = 0.005  # nats: relative errors of costs below it are taken relative to it
 
 
@@ -88,11 +87,10 @@ def compare(runs: Runs, luck: float | None = None) -> tuple[Trial, ...]:
 def cross_validate(runs: Runs, form: str, luck: float | None = None) -> Trial:
     """Errors of the form at each size when it is fitted to the others: of the loss in nats, of the cost relative to it."""
     layout, runs = lay_out(runs, form)
-    check_runs(layout, runs, SIZES_TO_CHECK)
     loss_errors, cost_errors = [], []
     for N in runs.sizes:
         rest, held = runs.take(runs.N != N), runs.take(runs.N == N)
-        part, rest = lay_out(rest, form)
+        part, rest = lay_out(rest, form, MINIMUM_SIZES - 1)
         problem = first_problem(part, rest, luck)
         theta = problem.minimize(problem.starts()[1])
         held = held.take(np.isin(held.format, [*part.k]))

@@ -11,6 +11,7 @@ from kbit.errors import LawError
 from kbit.laws.forms import DATA, DELTA, FORMS, REFERENCE_BITS, Form, Parameter, Points, Sketch
 from kbit.laws.runs import UNQUANTIZED_BITS, Runs, split_format
 
+MINIMUM_SIZES = 4  # E, A and alpha take three, and one is left out to check them
 MINIMUM_TOKENS = 3  # training lengths that B, beta and E can be told apart with
 UNQUANTIZED = "16 bits"
 
@@ -122,7 +123,7 @@ class Layout:
         return members.index(name)
 
 
-def lay_out(runs: Runs, form: str) -> tuple[Layout, Runs]:
+def lay_out(runs: Runs, form: str, minimum_sizes: int = MINIMUM_SIZES) -> tuple[Layout, Runs]:
     """The layout for these runs, and those of them that it is fitted to: all with D, or else the longest trained of each size.
 
     Raises LawError for a form that does not exist, and where the runs cannot determine its parameters, with what is missing.
@@ -145,11 +146,11 @@ def lay_out(runs: Runs, form: str) -> tuple[Layout, Runs]:
         D0=float(np.exp(np.log(np.unique(runs.D)).mean())) if has_data else 1.0,
         has_data=has_data,
     )
-    check_runs(layout, runs)
+    check_runs(layout, runs, minimum_sizes)
     return layout, runs
 
 
-def check_runs(layout: Layout, runs: Runs, minimum_sizes: int = 3) -> None:
+def check_runs(layout: Layout, runs: Runs, minimum_sizes: int) -> None:
     """Refuse runs that leave a parameter undetermined, with what is missing."""
     sizes = len(runs.sizes)
     if sizes < minimum_sizes:
