@@ -14,17 +14,18 @@ VOCABULARY = 258  # 256 bytes, <s>, </s>: no multiple of 16
 CONTEXT = 128
 HIDDEN, HEADS, KV_HEADS, LAYERS, INTERMEDIATE = 32, 4, 2, 2, 48  # 48: a block of 32 or 64 does not divide the row
 
-LLAMA_LIKE = dict(
-    hidden_size=HIDDEN,
-    num_hidden_layers=LAYERS,
-    num_attention_heads=HEADS,
-    num_key_value_heads=KV_HEADS,
-    intermediate_size=INTERMEDIATE,
-    max_position_embeddings=CONTEXT,
-)
-GPT2_LIKE = dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT)
-EXPERTS = dict(num_local_experts=4, num_experts_per_tok=2)
-QWEN_EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": None}
+LLAMA_LIKE = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "intermediate_size": INTERMEDIATE,
+    "max_position_embeddings": CONTEXT,
+}
+GPT2_LIKE = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": CONTEXT}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 # name -> (model_type, configuration). Names beyond the model_type say what is special.
 TINY: dict[str, tuple[str, dict[str, object]]] = {
@@ -39,29 +40,29 @@ TINY: dict[str, tuple[str, dict[str, object]]] = {
     "gptj": ("gptj", dict(GPT2_LIKE, rotary_dim=4, tie_word_embeddings=False)),  # a bias in lm_head
     "gpt_neox": (
         "gpt_neox",
-        dict(
-            hidden_size=HIDDEN,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            intermediate_size=INTERMEDIATE,
-            max_position_embeddings=CONTEXT,
-        ),
+        {
+            "hidden_size": HIDDEN,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "intermediate_size": INTERMEDIATE,
+            "max_position_embeddings": CONTEXT,
+        },
     ),
     "opt": (
         "opt",
-        dict(
-            hidden_size=HIDDEN,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            ffn_dim=INTERMEDIATE,
-            max_position_embeddings=CONTEXT,
-            word_embed_proj_dim=HIDDEN,
-        ),
+        {
+            "hidden_size": HIDDEN,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "ffn_dim": INTERMEDIATE,
+            "max_position_embeddings": CONTEXT,
+            "word_embed_proj_dim": HIDDEN,
+        },
     ),
-    "bloom": ("bloom", dict(hidden_size=HIDDEN, n_layer=LAYERS, n_head=HEADS)),
+    "bloom": ("bloom", {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": HEADS}),
     "falcon": (
         "falcon",
-        dict(hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=CONTEXT),
+        {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "max_position_embeddings": CONTEXT},
     ),
     "mistral": ("mistral", dict(LLAMA_LIKE)),
     "qwen2": ("qwen2", dict(LLAMA_LIKE, tie_word_embeddings=True)),
@@ -75,7 +76,7 @@ TINY: dict[str, tuple[str, dict[str, object]]] = {
     "qwen3_moe": ("qwen3_moe", dict(LLAMA_LIKE, **QWEN_EXPERTS, head_dim=8)),
     "gpt_oss": (  # experts transposed, with biases of their own
         "gpt_oss",
-        dict(LLAMA_LIKE, **EXPERTS, head_dim=8, rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
+        dict(LLAMA_LIKE, **EXPERTS, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
     ),
 }
 
@@ -93,9 +94,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(name: str = "llama", *, seed: int = 0, **changes: object) -> PreTrainedModel:
     """The tiny model `name` of TINY in float32; matrices have the variance 1 / n_in, so that logits are not flat."""
     model_type, settings = TINY[name]
-    config = AutoConfig.for_model(
-        model_type, **{**dict(vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=257, pad_token_id=None), **settings, **changes}
-    )
+    config = AutoConfig.for_model(model_type, **{**TOKENS, **settings, **changes})
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -108,7 +107,9 @@ def tiny_model(name: str = "llama", *, seed: int = 0, **changes: object) -> PreT
     return model.eval()
 
 
-def tiny(name: str, path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, shard: str = "50GB", **changes: object) -> Path:
+def tiny(
+    name: str, path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, shard: str = "50GB", **changes: object
+) -> Path:
     """Write the tiny model `name` and its tokenizer to the folder `path` as transformers does; returns `path`."""
     tiny_model(name, seed=seed, **changes).to(dtype).save_pretrained(path, max_shard_size=shard)
     tiny_tokenizer().save_pretrained(path)
@@ -121,7 +122,7 @@ def tiny_llama(path: Path, *, seed: int = 0, **changes: object) -> Path:
 
 
 def stories260k(path: Path, assets: Path) -> Path:
-    """Convert the trained Llama of 260,032 parameters (llama2.c's legacy format) in `assets` to a folder that transformers reads."""
+    """Convert the trained Llama of 260,032 parameters (llama2.c's legacy format) in `assets` to a Hugging Face folder."""
     folder = Path(assets) / "models" / "stories260K"
     raw = (folder / "stories260K.bin").read_bytes()
     dim, hidden, layers, heads, kv_heads, vocabulary, context = struct.unpack("<7i", raw[:28])
@@ -170,14 +171,15 @@ def stories260k(path: Path, assets: Path) -> Path:
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert missing == ["lm_head.weight"] and not unexpected
+    assert missing == ["lm_head.weight"]
+    assert not unexpected
     model.save_pretrained(path)
     stories_tokenizer(folder / "tok512.bin", vocabulary).save_pretrained(path)
     return Path(path)
 
 
 def stories_tokenizer(file: Path, vocabulary: int) -> PreTrainedTokenizerFast:
-    """The SentencePiece BPE of llama2.c's tok512.bin: int32 longest piece, then float32 score, int32 length, bytes of each piece."""
+    """llama2.c's tok512.bin, a SentencePiece BPE: int32 longest piece, then float32 score, int32 length, bytes of each."""
     raw, at, pieces, scores = file.read_bytes(), 4, [], []
     for _ in range(vocabulary):
         score, length = struct.unpack_from("<fi", raw, at)

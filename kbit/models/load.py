@@ -5,28 +5,61 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from kbit.checkpoints.checkpoint import Checkpoint
+from kbit.checkpoints.open import open_checkpoint
 from kbit.errors import ModelError
+from kbit.models.assembly import Assembly
+from kbit.models.fill import fill
+from kbit.models.skeleton import one_line, skeleton
+from kbit.models.walk import check_finite
+
+# One of these beside the weights means that there is a tokenizer to load.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def load(path_or_hub_id: str | Path, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model in evaluation mode, in `dtype`; .kbit_tokenizer is its tokenizer or None, .kbit_source what was asked for."""
-    source = str(path_or_hub_id)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
-    )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if found[kind]:
-            raise ModelError(f"{source}: {kind.replace('_', ' ')} {sorted(found[kind])[:3]}.")
-    model.kbit_source = source
-    try:
-        model.kbit_tokenizer = load_tokenizer(source)
-    except (OSError, ValueError):
-        model.kbit_tokenizer = None
+    """The model in evaluation mode, its floats in `dtype`; packed weights are dequantized.
+
+    path_or_hub_id: a Hugging Face folder, a kbit checkpoint, a GGUF file, or a model on the hub. trust_remote_code: run Python
+    code that comes with the model. The model has .kbit_tokenizer (None where there is none) and .kbit_source (as asked for).
+    Raises CheckpointError for damaged files, and ModelError where parameters are missing, left over or not finite.
+    """
+    checkpoint = open_checkpoint(path_or_hub_id, trust_remote_code=trust_remote_code)
+    model = skeleton(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
+    assembly = Assembly(model, checkpoint)
+    fill(model, assembly.read, assembly.names)
+    for name, parameter in model.named_parameters():
+        check_finite(parameter.detach(), f"{path_or_hub_id}, {name.removesuffix('.weight')}")
+    if checkpoint.path.is_dir() and (checkpoint.path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(checkpoint.path))
+    tokenizer = _tokenizer(checkpoint, trust_remote_code) if _has_tokenizer(checkpoint) else None
+    vars(model).update(name_or_path=str(path_or_hub_id), kbit_source=str(path_or_hub_id), kbit_tokenizer=tokenizer)
     return model
 
 
-def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model."""
-    return AutoTokenizer.from_pretrained(str(path_or_hub_id))
+def load_tokenizer(path_or_hub_id: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights, or inside the GGUF file. Raises ModelError where transformers reads none."""
+    checkpoint = open_checkpoint(path_or_hub_id, trust_remote_code=trust_remote_code)
+    if not _has_tokenizer(checkpoint):
+        raise ModelError(
+            f"{path_or_hub_id}: there is no tokenizer. Copy tokenizer.json and tokenizer_config.json beside the weights."
+        )
+    return _tokenizer(checkpoint, trust_remote_code)
+
+
+def _has_tokenizer(checkpoint: Checkpoint) -> bool:
+    return checkpoint.kind == "gguf" or any((checkpoint.path / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    path = checkpoint.path
+    try:
+        if checkpoint.kind == "gguf":
+            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers fail with errors of many kinds
+        raise ModelError(
+            f"{path}: transformers cannot read its tokenizer: {one_line(error)}. Hand over a tokenizer, or mend these files."
+        ) from error

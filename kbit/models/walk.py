@@ -64,7 +64,7 @@ class Site:
 
 
 def walk(model: PreTrainedModel) -> list[Site]:
-    """Every matrix of `model` that can be quantized, in the order of its parameters; a tied one once. Also of a model on the meta device.
+    """Every matrix of `model` that can be quantized, in the order of its parameters, a tied one once; also on the meta device.
 
     Linear layers are all nn.Linear and transformers' Conv1D modules, and the 3-D parameters of experts. Nothing is known of
     single architectures. Raises ModelError for a large bare parameter whose meaning is not known (see `unknown`).
@@ -92,8 +92,7 @@ def unknown(model: PreTrainedModel, sites: list[Site]) -> dict[str, tuple[int, .
     hidden size squared weights, which leaves out routers and the decays of state-space models.
     """
     known = {site.name for site in sites}
-    table = model.get_input_embeddings().weight
-    least = table.shape[-1] ** 2
+    least = _table(model).shape[-1] ** 2
     strange = {}
     for name, parameter in model.named_parameters():
         module = model.get_submodule(name.rpartition(".")[0])
@@ -104,7 +103,7 @@ def unknown(model: PreTrainedModel, sites: list[Site]) -> dict[str, tuple[int, .
 
 
 def rest(model: PreTrainedModel, sites: list[Site]) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of all that the sites leave and a checkpoint stores: norms, biases, positions, buffers that persist; tied ones once."""
+    """Name and tensor of all else that a checkpoint stores: norms, biases, positions, buffers that persist; tied ones once."""
     taken = {name for site in sites for name in (site.name, *site.aliases)}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -126,9 +125,7 @@ def check_finite(w: Tensor, where: str) -> None:
 
 def _sites(model: PreTrainedModel) -> Iterator[Site | None]:
     names = _names_of_parameters(model)
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if embedding is None:
-        raise ModelError(f"{type(model).__name__}: it has no input embeddings, so it is no causal language model.")
+    embedding, head, n_tokens = model.get_input_embeddings(), model.get_output_embeddings(), len(_table(model))
     for name, parameter in model.named_parameters():  # tied ones once, under the first name
         module_name, _, leaf = name.rpartition(".")
         module = model.get_submodule(module_name)
@@ -140,7 +137,7 @@ def _sites(model: PreTrainedModel) -> Iterator[Site | None]:
             elif head is not None and head in holders:
                 yield Site(name, module_name, "lm_head", _shape(parameter), aliases=aliases)
             elif isinstance(module, nn.Embedding):
-                if len(parameter) >= SHARE_OF_VOCABULARY * len(embedding.weight):
+                if len(parameter) >= SHARE_OF_VOCABULARY * n_tokens:
                     yield Site(name, module_name, "embedding", _shape(parameter), aliases=aliases)
             elif isinstance(module, Conv1D):
                 yield Site(name, module_name, "linear", _shape(parameter.T), transposed=True, aliases=aliases)
@@ -163,6 +160,16 @@ def _role(model: PreTrainedModel, name: str, module: nn.Linear) -> str:
         if parameter.ndim == 3 and hasattr(child, "is_transposed")
     } | {len(child) for child in parent.children() if isinstance(child, nn.ModuleList)}
     return "router" if sizes and module.out_features in sizes | {1} else "linear"
+
+
+def _table(model: PreTrainedModel) -> Tensor:
+    """The embedding of the tokens, (vocabulary, hidden)."""
+    try:
+        table = model.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        raise ModelError(f"{type(model).__name__}: it has no table of token embeddings, so kbit cannot quantize it.") from None
+    assert isinstance(table, Tensor)
+    return table
 
 
 def _shape(matrix: Tensor) -> tuple[int, int]:
