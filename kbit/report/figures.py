@@ -79,20 +79,27 @@ def _longest(rows: Table) -> np.ndarray:
     return np.array([t == tokens[rows["parameters"] == n].max() for t, n in zip(tokens, rows["parameters"], strict=True)], dtype=bool)
 
 
-def best_by_budget(budgets: np.ndarray, chances: np.ndarray, widths: Sequence[int], axis: str) -> go.Figure:
-    """The probability that each k is the best, stacked, against the budget. chances: (budgets, widths)."""
+def best_by_budget(
+    budgets: np.ndarray, chances: np.ndarray, widths: Sequence[int], axis: str, title: str, *, measured: np.ndarray | None = None
+) -> go.Figure:
+    """The probability that each k is the best, stacked, against the budget. chances: (budgets, widths).
+
+    measured: ends of what was measured, marked where the budgets reach beyond.
+    """
     drawn = figure(
         {**bits_axis(budgets, axis, room_right=1.0), "range": np.log10(budgets[[0, -1]]).tolist()},
         {"range": [0, 1], "tickformat": ".0%", "title": {"text": "probability of being the best"}, "dtick": 0.25},
-        height=380, phone=320, ticks=bits_ticks(budgets), labels=[],
-        legend=[{"text": words.bit_width(k), "colour": colour_of_k(k)} for k in widths],
+        height=340, phone=300, title=title, ticks=bits_ticks(budgets), labels=[],
+        legend=[{"text": words.bit_width(k), "colour": colour_of_k(k), "group": f"k{k}"} for k, p in zip(widths, chances.T, strict=True) if p.max() > 0.01],
     )  # fmt: skip
+    for end in measured if measured is not None else ():
+        drawn.add_vline(x=float(end), line={"color": INK, "width": 1, "dash": "dot"})
     floor = np.zeros(len(budgets))
     for i, k in enumerate(widths):
         text = [f"{words.bits(b)} ({words.as_bytes(b)})<br>{words.bit_width(k)}: {words.probability(p)}" for b, p in zip(budgets, chances[:, i], strict=True)]
         drawn.add_scatter(
             x=budgets, y=chances[:, i], stackgroup="k", mode="lines", line={"width": 0.5, "color": "var(--paper)"}, text=text,
-            fillcolor=colour_of_k(k), hovertemplate="%{text}<extra></extra>", name=words.bit_width(k), hoveron="points+fills",
+            fillcolor=colour_of_k(k), hovertemplate="%{text}<extra></extra>", name=words.bit_width(k), legendgroup=f"k{k}",
         )  # fmt: skip
         peak = int(np.argmax(_smooth(chances[:, i])))
         if chances[peak, i] > 0.3:

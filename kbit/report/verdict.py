@@ -1,0 +1,130 @@
+"""Sentences that say what the figures show, computed from the same numbers; the page puts each above its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kbit.report import words
+from kbit.report.compare import Standing
+from kbit.report.runs import KEPT, Table, where
+
+SHORTEST = 0.03  # a stretch of budgets below this share of their logarithmic range is a crossing, not a regime
+CLEAR = 0.95  # a probability from which one candidate is said to be the best
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Budgets, in bits, from `low` to `high` at which k is the most probable best, with its mean probability there."""
+
+    k: int
+    low: float
+    high: float
+    probability: float
+
+
+def stretches(budgets: np.ndarray, chances: np.ndarray, widths: Sequence[int]) -> list[Stretch]:
+    """The budgets cut where the best k changes; a stretch too short to matter goes to its longer neighbour.
+
+    budgets: ascending, evenly spaced in their logarithm. chances: (budgets, widths).
+    """
+    winner = chances.argmax(axis=1)
+    least = max(1, round(SHORTEST * len(budgets)))
+    while len(cuts := np.flatnonzero(np.diff(winner)) + 1):
+        edges = [0, *cuts.tolist(), len(winner)]
+        lengths = np.diff(edges)
+        short = int(lengths.argmin())
+        if lengths[short] > least:
+            break
+        before = lengths[short - 1] if short else -1
+        after = lengths[short + 1] if short + 1 < len(lengths) else -1
+        winner[edges[short] : edges[short + 1]] = winner[edges[short] - 1 if before >= after else edges[short + 1]]
+    edges = [0, *(np.flatnonzero(np.diff(winner)) + 1).tolist(), len(winner)]
+    border = [budgets[0], *[float(np.sqrt(budgets[e - 1] * budgets[e])) for e in edges[1:-1]], budgets[-1]]
+    return [
+        Stretch(int(widths[winner[a]]), float(border[i]), float(border[i + 1]), float(chances[a:b, winner[a]].mean()))
+        for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+    ]
+
+
+def headline(parts: Sequence[Stretch], axis: str) -> str:
+    """Which k is best at which budget, in one sentence with probabilities."""
+    of = "of model" if axis == "total" else "in the linear layers"
+    if len(parts) == 1:
+        only = parts[0]
+        return (
+            f"{words.bit_width(only.k)} {_are(only.k)} best at every budget from {words.bits(only.low)} to {words.bits(only.high)} {of} "
+            f"(probability {words.probability(only.probability)})."
+        )
+    first, *middle, last = parts
+    told = [f"{words.bit_width(first.k)} {_are(first.k)} best up to {words.bits(first.high)} {of} (probability {words.probability(first.probability)})"]
+    told += [f"{words.bit_width(part.k)} from there to {words.bits(part.high)} ({words.probability(part.probability)})" for part in middle]
+    told.append(f"{words.bit_width(last.k)} from there to {words.bits(last.high)} ({words.probability(last.probability)})")
+    return ", ".join(told) + "."
+
+
+def what_bits_cost(rows: Table, series: str) -> str:
+    """What each k adds to the loss of the largest model, for one series of formats."""
+    own = where(rows, (rows["series"] == series) & rows["main"] & np.isfinite(rows["added"]))
+    if not len(own["k"]):
+        return "No model of this store was measured in 16 bits, so what a format costs is not known."
+    largest = own["parameters"] == own["parameters"].max()
+    order = np.argsort(own["k"][largest])
+    costs = [f"{own['added'][largest][i]:+.4f} at {words.bit_width(own['k'][largest][i])}" for i in order if own["k"][largest][i] <= 5]
+    name = own["model"][largest][0]
+    return f"{series} on {name}, in bits per byte above 16 bits: {words.listing(costs)}." if costs else ""
+
+
+def side_by_side(ranking: Mapping[int, Sequence[Standing]], what: str) -> str:
+    """Which of the candidates is best at equal bits, for the k where that is clear and those where it is not."""
+    if not any(ranking.values()):
+        return f"The runs of these {what}s have no sizes in common, so they cannot be ranked at equal bits."
+    clear: dict[str, list[int]] = {}
+    open_ks = []
+    for k, standings in ranking.items():
+        if standings and standings[0].probability >= CLEAR:
+            clear.setdefault(standings[0].name, []).append(k)
+        elif standings:
+            open_ks.append(k)
+    told = [f"{name} at {_widths(ks)}" for name, ks in sorted(clear.items(), key=lambda item: item[1])]
+    sentence = f"At equal bits the best {what} is {words.listing(told)}" if told else f"At equal bits no {what} stands out"
+    close = f"; at {_widths(open_ks)} it is too close to call" if open_ks and told else ""
+    return f"{sentence}{close}."
+
+
+def front(rows: Table, members: np.ndarray) -> str:
+    """Who stands on the Pareto front, by bit width."""
+    best = where(rows, members)
+    if not len(members):
+        return ""
+    counts = [f"{int((best['k'] == k).sum())} at {words.bit_width(int(k))}" for k in np.unique(best["k"])]
+    return (
+        f"{len(members)} of {len(rows['k'])} runs are beaten by no other in both bits and loss: {words.listing(counts)}, "
+        f"from {words.bits(best['bits'][0])} at {words.loss(best['bits_per_byte'][0])} to {words.bits(best['bits'][-1])} "
+        f"at {words.loss(best['bits_per_byte'][-1])} bits per byte."
+    )
+
+
+def training(sizes: Mapping[str, Mapping[int, Table]]) -> str:
+    """Whether what a format costs grows with training: its ratio between the most and the fewest tokens, by k."""
+    ratios: dict[int, list[float]] = {}
+    for widths in sizes.values():
+        for k, rows in widths.items():
+            tokens = rows["training_tokens"].astype(float)
+            first, last = rows["added"][tokens.argmin()], rows["added"][tokens.argmax()]
+            if min(first, last) > 2 * float(np.nanmax(rows["added_stderr"])):
+                ratios.setdefault(k, []).append(last / first)
+    if not ratios:
+        return "What the formats cost lies within the noise at every number of training tokens."
+    told = [f"{np.exp(np.mean(np.log(values))):.2f} times at {words.bit_width(k)}" for k, values in sorted(ratios.items()) if k < KEPT]
+    return f"From the fewest to the most training tokens the cost of a format changes, on average over the sizes, to {words.listing(told)}."
+
+
+def _are(k: int) -> str:
+    return "is" if k == 1 else "are"
+
+
+def _widths(ks: Sequence[int]) -> str:
+    return f"{words.listing([str(k) for k in ks])} bit{'' if list(ks) == [1] else 's'}"
