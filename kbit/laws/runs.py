@@ -33,6 +33,7 @@ class Runs:
     loss is in nats per token; windows is (runs, windows), the losses it is the mean of, or (runs, 0) where they were not kept.
     """
 
+    run: np.ndarray  # hash of the run
     model: np.ndarray
     format: np.ndarray
     kind: np.ndarray  # the format without its k: int-b64
@@ -149,6 +150,7 @@ def prepare(table: Table) -> Runs:
         raise LawError(f"runs of one protocol have {lengths[0]} and {lengths[-1]} windows. Run them again on one text.")
     parts = [split_format(str(text)) for text in table["format"]]
     return Runs(
+        run=table["run"].astype(str),
         model=table["model"].astype(str),
         format=table["format"].astype(str),
         kind=np.array([kind for _, _, kind in parts]),

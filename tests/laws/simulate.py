@@ -99,9 +99,9 @@ def simulate_table(
 
     A run's loss over a window is the law's loss + the window's difficulty (the same for every run of a protocol)
     + the model's own taste in windows (sd `disagreement`) + the format's (sd `own_noise` times an eighth of its cost + 0.002)
-    + the luck of the training (sd `model_noise`, one number per model). `loss` and `loss_stderr` are
-    the windows' mean and its standard error. loss_of(N, D, format) is the law, in nats per token; models trained on fewer than the most tokens, and seeds other than 0,
-    have names that say so.
+    + the luck of the training (sd `model_noise`, one number per model). `loss` and `loss_stderr` are the windows' mean and its
+    standard error. loss_of(N, D, format) is the law, in nats per token. The names of models trained on fewer than the most
+    tokens, or with a seed other than 0, say so.
     """
     rng = np.random.default_rng(seed)
     shape = (len(protocols), windows)
