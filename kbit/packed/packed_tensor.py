@@ -17,7 +17,7 @@ from kbit.errors import CheckpointError, FormatError
 from kbit.formats.encoded import Encoded
 from kbit.formats.format import Format, with_table
 from kbit.formats.scales import join_scale, split_scale
-from kbit.formats.storage import CODE_COLUMNS, SCALES_PER_SECOND_LEVEL, TILE_ROWS, pad
+from kbit.formats.storage import CODE_COLUMNS, CODES_PER_BYTE_TERNARY, SCALES_PER_SECOND_LEVEL, TILE_ROWS, pad
 from kbit.packed.bits import pack_bits, pack_ternary, unpack_bits, unpack_ternary
 from kbit.packed.parts import part_sizes
 
@@ -129,7 +129,9 @@ class PackedTensor:
     def _encoded(self, rows: slice, fmt: Format, fields: dict[str, Tensor]) -> Encoded:
         """Some rows as Encoded."""
         columns = self.shape[1] - fmt.n_kept(self.shape[1])
-        stream = self._parts[""].numpy().reshape(pad(self.shape[0], TILE_ROWS), -1)[rows]
+        padded = pad(columns, CODE_COLUMNS)
+        row_bytes = -(-padded // CODES_PER_BYTE_TERNARY) if fmt.codebook == "ternary" else padded * fmt.k // 8
+        stream = self._parts[""].numpy()[: pad(self.shape[0], TILE_ROWS) * row_bytes].reshape(-1, row_bytes)[rows]
         unpacked = unpack_ternary(stream, columns) if fmt.codebook == "ternary" else unpack_bits(stream, fmt.k)
         codes = torch.from_numpy(unpacked[:, :columns])
         top = len(fields["levels"]) - 1
