@@ -1,8 +1,8 @@
 """Numbers: formats, codebooks, ranges, encoding and decoding, error theory, bit counts. Pure functions on tensors."""
 
 from kbit.formats.codebooks import CODEBOOKS, Codebook
-from kbit.formats.encode import choose_grid, encode
 from kbit.formats.encoded import Encoded, Grid, encode_on_grid
+from kbit.formats.encoding import choose_grid, encode
 from kbit.formats.format import Format
 from kbit.formats.linear import linear_dequantize, linear_quantize, quantization_error_variance, quantized_matmul
 from kbit.formats.nearest import nearest

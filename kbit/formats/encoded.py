@@ -168,7 +168,7 @@ def grid_of_range(
     """
     minimum = to_float16(low) if fmt.affine == "min" else None
     unstored = unstored_scale(fmt, low if minimum is None else minimum, high, levels)
-    scale = stored_scale(unstored, fmt.scales, tensor_scale, float(levels[-1]) if fmt.codebook == "fp" else None)
+    scale = stored_scale(unstored, fmt.scales, tensor_scale, largest=float(levels.abs().max()), ocp=fmt.codebook == "fp")
     zero = None
     if fmt.affine == "asym":
         zero = (-low.clamp(max=0) / torch.where(scale > 0, scale, torch.inf)).round().clamp(0, len(levels) - 1)

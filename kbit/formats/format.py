@@ -134,7 +134,7 @@ class Format:
         return min(n_in - 1, max(1, (n_in * self.kept_percent + 50) // 100))
 
     def stored_parts(self, shape: tuple[int, int]) -> dict[str, int]:
-        """Bytes, with padding, of each stored tensor of an (n_out, n_in) weight, by the suffix of its name ("" holds the codes)."""
+        """Bytes, padded, of each stored tensor of an (n_out, n_in) weight, by the suffix of its name ("" holds the codes)."""
         from kbit.formats.storage import stored_parts
 
         return stored_parts(self, shape)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 BINS = 65536
-EXACT_POINTS = 2048  # up to here dynamic programming gives the exact optimum; beyond, it starts Lloyd's iteration
+EXACT_POINTS = (
+    2048  # at least so many points get the exact optimum; beyond, dynamic programming over as many starts Lloyd's iteration
+)
+EXACT_WORK = 2**18  # points times levels that do: 16384 at k = 4, in about 0.2 s
 LLOYD_ROUNDS = 300
 
 
 def summarise(chunks: Iterable[tuple[Tensor, Tensor]], low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """(points, weights), ascending, of (values, weights) chunks within [low, high]: the means of 65536 equal bins, empty ones out."""
+    """(points, weights), ascending, of (values, weights) chunks within [low, high]: the means of 65536 equal bins."""
     weights, sums = np.zeros(BINS), np.zeros(BINS)
     width = max(high - low, np.finfo(np.float64).tiny)
     for value_chunk, weight_chunk in chunks:
@@ -42,14 +45,14 @@ def sorted_points(values: Tensor, weights: Tensor | None) -> tuple[np.ndarray, n
 def kmeans_levels(k: int, values: Tensor, weights: Tensor | None = None) -> Tensor:
     """The at most 2^k levels of least weighted squared error to `values`, float32 and strictly ascending.
 
-    Exact (dynamic programming over sorted points, Wu 1991) for up to 2048 distinct values. Beyond, the same programme over 2048
-    bins starts Lloyd's iteration, which converges to the optimum where the density is log-concave, as a Gaussian's (Trushkin
-    1982).
+    Exact (dynamic programming over sorted points, Wu 1991) for up to max(2048, 2^18 / 2^k) distinct values. Beyond, the same over
+    as many groups of values starts Lloyd's iteration, which has one fixed point where the density is log-concave, as a Gaussian's
+    (Trushkin 1982).
     """
     points, mass = sorted_points(values, weights)
     if len(points) <= 2**k:
         return ascending(points)
-    levels = optimal_levels(*coarse(points, mass), 2**k)
+    levels = optimal_levels(*coarse(points, mass, max(EXACT_POINTS, EXACT_WORK // 2**k)), 2**k)
     return ascending(lloyd(points, mass, levels))
 
 
@@ -67,15 +70,15 @@ def ascending(levels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.unique(levels.astype(np.float32))) if len(levels) else torch.zeros(1)
 
 
-def coarse(points: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most 2048 points: as they are, or means of groups made by the density^(1/3) rule, by which optimal levels spread."""
-    if len(points) <= EXACT_POINTS:
+def coarse(points: np.ndarray, mass: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `most` points: as they are, or means of groups made by the density^(1/3) rule, by which optimal levels spread."""
+    if len(points) <= most:
         return points, mass
-    counts, edges = np.histogram(points, EXACT_POINTS // 4, weights=mass)
+    counts, edges = np.histogram(points, most // 4, weights=mass)
     spread = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
-    group = np.minimum(np.interp(points, edges, spread) / spread[-1] * EXACT_POINTS, EXACT_POINTS - 1).astype(np.int64)
-    total = np.bincount(group, mass, EXACT_POINTS)
-    sums = np.bincount(group, mass * points, EXACT_POINTS)
+    group = np.minimum(np.interp(points, edges, spread) / spread[-1] * most, most - 1).astype(np.int64)
+    total = np.bincount(group, mass, most)
+    sums = np.bincount(group, mass * points, most)
     return sums[total > 0] / total[total > 0], total[total > 0]
 
 

@@ -9,13 +9,13 @@ from kbit.formats.blocks import min_max, reduce_blocks, squared_error
 from kbit.formats.encoded import CHUNK, Grid, grid_of_range, pieces, reach, unflatten
 from kbit.formats.format import Format
 from kbit.formats.nearest import Cells
+from kbit.formats.scales import FLOAT32_MAX
 
 COARSE = 2 ** (-1 / 3)  # from one clip ratio to the next
 FINE = 2 ** (-1 / 12)
 FINE_STEPS = 3  # on either side of the best coarse ratio: FINE^4 is COARSE
 PATIENCE = 4  # coarse steps (a factor of 2.5) that may go by without any block gaining
 LEAST_SQUARES_ROUNDS = 3
-FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 def mse_range(

@@ -26,16 +26,17 @@ ALIASES = {
 GRANULARITIES = ("tensor", "row", "token")
 LARGEST_BLOCK = 65536
 LARGEST_KEPT_PERCENT = 50
-HEAD = re.compile(r"(?P<word>[a-z]+?)(?P<k>\d+)?(?:e(?P<exponent>\d+)m(?P<mantissa>\d+))?")
-TABLE = re.compile(r"table(?P<k>\d+):(?P<name>[A-Za-z][A-Za-z0-9_.]*)(?:@(?P<hash>[0-9a-f]{8}))?")
+HEAD = re.compile(r"(?P<word>[a-z]+?)(?P<k>[0-9]+)?(?:e(?P<exponent>[0-9]+)m(?P<mantissa>[0-9]+))?")
+TABLE = re.compile(r"table(?P<k>[0-9]+):(?P<name>[A-Za-z][A-Za-z0-9_.]*)(?:@(?P<hash>[0-9a-f]{8}))?")
 
 
 def parse_format(text: str, tables: Mapping[str, Tensor] | None = None) -> Format:
     """The format that `text` names; options in any order. Raises FormatError: what is wrong, what is allowed, the nearest right
     string.
     """
+    text = "".join(letter if letter.isprintable() else "?" for letter in text.strip())
     try:
-        fmt = read(text.strip())
+        fmt = read(text)
     except WrongPartError as wrong:
         raise FormatError(f"format '{text}': {wrong} {nearest_right(text)}.") from None
     if fmt.table in (tables or {}):
@@ -112,9 +113,9 @@ def read_granularity(word: str) -> dict:
     """Granularity and block, or WrongPartError."""
     if word in GRANULARITIES:
         return {"granularity": word}
-    if re.fullmatch(r"b[1-9]\d{0,5}", word) and int(word[1:]) <= LARGEST_BLOCK:
+    if re.fullmatch(r"b[1-9][0-9]{0,5}", word) and int(word[1:]) <= LARGEST_BLOCK:
         return {"granularity": "block", "block": int(word[1:])}
-    if re.fullmatch(r"b\d+", word):
+    if re.fullmatch(r"b[0-9]+", word):
         raise WrongPartError(f"a block of {word[1:]} is not to be had: blocks are b1 to b{LARGEST_BLOCK}. Perhaps")
     raise WrongPartError(f"'{word}' is not a granularity. Write a block size as b64, or row, or tensor, or token:")
 
@@ -133,7 +134,7 @@ def read_option(option: str, parts: dict) -> None:
         if option == "s8" and parts["granularity"] != "block":
             raise WrongPartError("s8 shares a second scale among 16 blocks of a row, so it needs blocks. Perhaps")
         parts["scales"] = option
-    elif re.fullmatch(r"o\d+", option):
+    elif re.fullmatch(r"o[0-9]+", option):
         if "kept_percent" in parts:
             raise WrongPartError(f"{option} clashes with o{parts['kept_percent']}: at most one share of outliers. Perhaps")
         if option[1] == "0" or len(option) > 3 or int(option[1:]) > LARGEST_KEPT_PERCENT:
@@ -149,10 +150,12 @@ def nearest_right(text: str) -> str:
     """A right format string near to `text`: the closest codebook, k within its bounds, a granularity, and the options that go
     with them.
     """
-    head, *rest = text.strip().split("-")
+    head, *rest = text.split("-")
+    if head.lower() in FLOATS:
+        return head.lower()
     pieces = [piece.lower() for piece in rest if piece]
     parts = nearest_head(head)
-    block = next((piece for piece in pieces if re.fullmatch(r"b?\d+", piece)), None)
+    block = next((piece for piece in pieces if re.fullmatch(r"b?[0-9]+", piece)), None)
     word = next((found[0] for piece in pieces if (found := get_close_matches(piece, GRANULARITIES, 1))), None)
     if block and int(block.lstrip("b")[:9]) > 0:
         parts.update(granularity="block", block=min(LARGEST_BLOCK, int(block.lstrip("b")[:9])))
@@ -171,13 +174,11 @@ def nearest_right(text: str) -> str:
 
 def nearest_head(head: str) -> dict:
     """The parts of the codebook closest to `head`; int4 where nothing is close."""
-    if head.lower() in FLOATS:
-        return {"codebook": "int", "k": 8}
     if head.lower().startswith("table"):
-        digits, name = re.search(r"\d", head), re.search(r":([A-Za-z][A-Za-z0-9_.]*)", head)
+        digits, name = re.search(r"[0-9]", head), re.search(r":([A-Za-z][A-Za-z0-9_.]*)", head)
         k = min(8, max(1, int(digits.group()))) if digits else 4
         return {"codebook": "table", "k": k, "table": name[1] if name else "NAME"}
-    match = re.match(r"(?P<word>[a-z]*)_?(?P<k>\d{1,2})?", head.lower())
+    match = re.match(r"(?P<word>[a-z]*)_?(?P<k>[0-9]{1,2})?", head.lower())
     assert match  # every part of the pattern may be empty
     word = (get_close_matches(match["word"], [name for name in CODEBOOKS if name != "table"], 1) or ["int"])[0]
     ks = CODEBOOKS[word].ks

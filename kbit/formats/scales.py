@@ -1,6 +1,4 @@
-"""How scales are stored: float16, 8 bits with a second level (s8), powers of two (e8m0), 8-bit floats with one float32 a tensor
-(e4m3).
-"""
+"""How scales are stored: float16, 8 bits with a second level (s8), powers of two (e8m0), 8-bit floats (e4m3)."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ FLOAT16_MAX = 65504.0
 E4M3_MAX = 448.0
 E8M0_BIAS = 127
 FLOAT32_TINY = 2.0**-126
+FLOAT32_MAX = torch.finfo(torch.float32).max
 SECOND_LEVEL_STEPS = 255
 POWER_TOLERANCE = 2.0**-22  # a product and a quotient are off by at most 2^-23
 
@@ -23,31 +22,35 @@ def to_float16(x: Tensor) -> Tensor:
     return x.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().float()
 
 
-def stored_scale(scale: Tensor, storage: str, tensor_scale: Tensor | None = None, element_max: float | None = None) -> Tensor:
+def stored_scale(
+    scale: Tensor, storage: str, tensor_scale: Tensor | None = None, *, largest: float = 1.0, ocp: bool = False
+) -> Tensor:
     """`scale` as it comes back from storage, float32 (n_out, n_blocks), never infinite; storing that again changes nothing.
 
     f16: nearest. s8: code * second / 255, where second, a float16, is the largest scale of 16 blocks, whose code is 255.
-    e4m3: nearest e4m3 times `tensor_scale`. e8m0: the least power of two that is not below, so that nothing clips; where the
-    levels are OCP element values up to `element_max`, the rule of OCP MX v1.0, section 6.3, which may clip a little.
+    e4m3: nearest e4m3 times `tensor_scale`. e8m0: the least power of two that is not below, so that nothing clips; with `ocp`,
+    where levels are OCP element values up to `largest`, the rule of OCP MX v1.0, section 6.3, which may clip a little.
     """
     if storage == "f16":
         return to_float16(scale)
     if storage == "e8m0":
-        return power_of_two(scale, element_max)
+        return power_of_two(scale, largest, ocp=ocp)
     return join_scale(split_scale(scale, storage, tensor_scale), storage)
 
 
-def power_of_two(scale: Tensor, element_max: float | None) -> Tensor:
-    """2^ceil(log2(scale)); for OCP elements 2^(floor(log2(max |x|)) - floor(log2(element_max))), max |x| = scale * element_max.
+def power_of_two(scale: Tensor, largest: float, *, ocp: bool) -> Tensor:
+    """2^ceil(log2(scale)); with `ocp` 2^(floor(log2(max |x|)) - floor(log2(largest))), where max |x| = scale * largest.
 
-    Within 2^-127 .. 2^127; 2^-127 for a scale of 0. A scale that is off a power of two by rounding alone counts as that power.
+    At least 2^-127, also for a scale of 0; at most 2^127, and such that the largest level times it is a finite float32.
+    A scale that is off a power of two by rounding alone counts as that power.
     """
-    if element_max is None:
-        fraction, exponent = torch.frexp(scale.double() * (1 - POWER_TOLERANCE))
+    top = int(torch.frexp(torch.tensor(largest))[1]) - 1  # floor(log2(largest))
+    if ocp:
+        fraction, exponent = torch.frexp(scale.double() * (largest * (1 + POWER_TOLERANCE)))
+        exponent = exponent - 1 - top
     else:
-        fraction, exponent = torch.frexp(scale.double() * (element_max * (1 + POWER_TOLERANCE)))
-        exponent = exponent - torch.frexp(torch.tensor(element_max))[1]
-    exponent = torch.where(fraction > 0, exponent, -E8M0_BIAS).clamp(-E8M0_BIAS, E8M0_BIAS)
+        fraction, exponent = torch.frexp(scale.double() * (1 - POWER_TOLERANCE))
+    exponent = torch.where(fraction > 0, exponent, -E8M0_BIAS).clamp(-E8M0_BIAS, E8M0_BIAS - max(0, top))
     return torch.ldexp(torch.ones_like(scale), exponent)
 
 
@@ -87,6 +90,6 @@ def join_scale(parts: dict[str, Tensor], storage: str) -> Tensor:
     return codes.float() * second / SECOND_LEVEL_STEPS
 
 
-def tensor_scale_of(largest_scale: Tensor) -> Tensor:
-    """The float32 of a tensor under e4m3: its largest scale has the largest e4m3 value, 448."""
-    return (largest_scale / E4M3_MAX).clamp(min=FLOAT32_TINY)
+def tensor_scale_of(largest_scale: Tensor, largest_level: float) -> Tensor:
+    """The float32 of a tensor under e4m3: its largest scale has the largest e4m3 value, 448, and no value leaves float32."""
+    return (largest_scale / E4M3_MAX).clamp(FLOAT32_TINY, FLOAT32_MAX * (1 - 2.0**-20) / E4M3_MAX / max(1.0, largest_level))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kbit.formats.encode import choose_grid, widest_columns
 from kbit.formats.encoded import CHUNK, Grid, coded_columns, pieces, unflatten
+from kbit.formats.encoding import choose_grid, widest_columns
 from kbit.formats.format import Format
 from kbit.formats.nearest import Cells
 from kbit.formats.scales import FLOAT16_MAX, to_float16

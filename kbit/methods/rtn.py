@@ -1,6 +1,4 @@
-"""Round to nearest: a range for each block from its own weights, then every weight to its nearest value. No statistics, no
-seed.
-"""
+"""Round to nearest: a range for each block from its own weights, then every weight to its nearest value."""
 
 from __future__ import annotations
 

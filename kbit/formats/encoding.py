@@ -56,7 +56,7 @@ def encode(
         fmt = with_table(fmt, levels)
     if kept_columns is not None and not fmt.kept_percent:
         raise FormatError(f"format '{fmt}' keeps no columns in 16 bits. Add -o1 to -o50, or name none.")
-    coded = w = w.detach()
+    coded = w = w.detach().contiguous()  # sums run in one order, however the weight lies
     kept = kept_weight = None
     if fmt.kept_percent:
         kept = widest_columns(w, fmt) if kept_columns is None else check_kept(kept_columns, w.shape[1], fmt)
@@ -100,13 +100,16 @@ def span(w: Tensor, fmt: Format, range_name: str, levels: Tensor, mean: Tensor |
     """The stored grid of these levels over the range that `range_name` finds."""
     tensor_scale = None
     if fmt.scales == "e4m3":
-        tensor_scale = tensor_scale_of(unstored_scale(fmt, *min_max(w, fmt, mean), levels).max())
+        tensor_scale = tensor_scale_of(unstored_scale(fmt, *min_max(w, fmt, mean), levels).max(), float(levels.abs().max()))
     low, high = RANGES[range_name](w, fmt, levels, mean=mean, tensor_scale=tensor_scale)
     return grid_of_range(fmt, low, high, levels, mean=mean, tensor_scale=tensor_scale)
 
 
 def learn_levels(w: Tensor, grid: Grid) -> Tensor:
-    """Levels learned from the weights over their scales, for the codebook of the grid's format; a weight counts as scale^2."""
+    """Levels learned from the weights over their scales, for the codebook of the grid's format.
+
+    For k-means a weight counts as scale^2, so that errors count in units of the weights; for quantiles all count alike.
+    """
     fmt = grid.fmt
     top = grid.scale.max().clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -114,7 +117,7 @@ def learn_levels(w: Tensor, grid: Grid) -> Tensor:
         for rows, blocks, columns in pieces(w.shape, fmt):
             part, x = grid.part(rows, blocks), unflatten(w[rows, columns].float(), blocks)
             x = x if part.mean is None else x - part.mean
-            weight = (part.scale / top).double().square()  # the error of a block counts in units of the weights
+            weight = (part.scale / top).double().square() if fmt.codebook == "kmeans" else (part.scale > 0).double()
             yield torch.where(part.scale > 0, x / part.scale, 0.0), weight.expand_as(x)
 
     learn = CODEBOOKS[fmt.codebook].levels
