@@ -9,7 +9,7 @@ import numpy as np
 
 from kbit.errors import LawError
 from kbit.laws.forms import DATA, DELTA, FORMS, REFERENCE_BITS, Form, Parameter, Points, Sketch
-from kbit.laws.runs import UNQUANTIZED_BITS, Runs, split_format
+from kbit.laws.runs import FLOATS, UNQUANTIZED_BITS, Runs, split_format
 
 MINIMUM_SIZES = 4  # E, A and alpha take three, and one is left out to check them
 MINIMUM_TOKENS = 3  # training lengths that B, beta and E can be told apart with
@@ -180,4 +180,4 @@ def check_runs(layout: Layout, runs: Runs, minimum_sizes: int) -> None:
 
 def is_float(text: str, k: dict[str, int]) -> bool:
     """Whether a format keeps its weights as floats of 16 bits or more."""
-    return k.get(text, 0) >= UNQUANTIZED_BITS or text in ("f32", "f16", "bf16")
+    return k.get(text, 0) >= UNQUANTIZED_BITS or text in FLOATS

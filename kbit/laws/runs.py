@@ -14,6 +14,7 @@ from kbit.errors import LawError
 
 Table = Mapping[str, np.ndarray]
 UNQUANTIZED_BITS = 16  # formats of 16 and 32 bits are floats, kept as they are
+FLOATS = ("f32", "f16", "bf16")
 PREFERRED = {"embeddings": "int8-row"}  # what a recipe gives them unless told otherwise
 
 
@@ -88,7 +89,7 @@ def split_format(text: str) -> tuple[str, int | None, str]:
     """
     head, _, rest = text.partition("-")
     found = re.fullmatch(r"([a-z_]+)(\d*)(e\d+)?(m\d+)?(:.+)?", head)
-    if found is None or not found[2]:
+    if text in FLOATS or found is None or not found[2]:
         return head, None, text
     codebook, exponent, name = found[1], found[3] or "", found[5] or ""
     return codebook, int(found[2]), f"{codebook}{exponent}{name}" + (f"-{rest}" if rest else "")

@@ -1,0 +1,79 @@
+"""Slices of a table, and the kinds of formats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kbit.errors import LawError
+from kbit.laws import choose_slice, prepare, split_format
+from tests.laws.simulate import SIZES, simulate_table
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("int4-b64", ("int", 4, "int-b64")),
+        ("int4-b64-asym", ("int", 4, "int-b64-asym")),
+        ("nf3-row", ("nf", 3, "nf-row")),
+        ("fp6e3m2-b64", ("fp", 6, "fpe3-b64")),
+        ("fp4e2m1-b16-e4m3", ("fp", 4, "fpe2-b16-e4m3")),
+        ("kmeans3-b64-s8", ("kmeans", 3, "kmeans-b64-s8")),
+        ("quantile8-tensor", ("quantile", 8, "quantile-tensor")),
+        ("table4:mine-b64", ("table", 4, "table:mine-b64")),
+        ("ternary-b64", ("ternary", None, "ternary-b64")),
+        ("bf16", ("bf16", None, "bf16")),
+        ("binary-row", ("binary", None, "binary-row")),
+    ],
+)
+def test_the_kind_of_a_format_is_what_stays_when_k_changes(text, parts):
+    assert split_format(text) == parts
+
+
+def test_what_is_not_named_is_the_value_with_most_runs_and_embeddings_in_int8():
+    table = simulate_table(embeddings=("bf16", "int8-row"), protocols=("books",))
+    both = {name: np.concatenate([values, values[:3]]) for name, values in table.items()}
+    both["protocol"] = np.array(["books"] * len(table["run"]) + ["web"] * 3)
+    _, chosen = choose_slice(both)
+    assert chosen == {"family": "prose", "protocol": "books", "embeddings": "int8-row", "method": "rtn"}
+
+
+def test_a_value_that_no_run_has_is_refused_with_those_there_are():
+    with pytest.raises(LawError, match=r"^protocol 'wiki' has no finished run\. The store has: books, web\.$"):
+        choose_slice(simulate_table(protocols=("books", "web")), protocol="wiki")
+
+
+def test_16_bits_of_other_embeddings_stand_in_where_these_have_none():
+    table = simulate_table(embeddings=("bf16", "int8-row"))
+    keep = (table["k"] < 16) | (table["embeddings"] == "bf16")
+    part, _ = choose_slice({name: values[keep] for name, values in table.items()}, embeddings="int8-row")
+    assert (~prepare(part).quantized).sum() == len(SIZES)
+
+
+def test_the_penalty_is_the_loss_above_the_same_model_in_16_bits():
+    table = simulate_table()
+    runs = prepare(table)
+    for model in np.unique(runs.model):
+        rows = runs.model == model
+        expected = runs.loss[rows] - runs.loss[rows & (runs.format == "bf16")]
+        np.testing.assert_array_equal(runs.penalty[rows], expected)
+
+
+def test_a_loss_that_is_not_finite_is_refused_by_name():
+    table = simulate_table()
+    table["loss"][3] = np.nan
+    with pytest.raises(LawError, match=r"^prose-94k at int4-b64: its loss is nan\. Remove that run from the store\.$"):
+        prepare(table)
+
+
+def test_runs_with_other_windows_are_no_one_protocol():
+    table = simulate_table()
+    table["window_losses"][3] = table["window_losses"][3][:-1]
+    with pytest.raises(LawError, match=r"^runs of one protocol have 63 and 64 windows"):
+        prepare(table)
+
+
+def test_an_empty_table_is_refused():
+    table = {name: values[:0] for name, values in simulate_table().items()}
+    with pytest.raises(LawError, match=r"^the store holds no finished run"):
+        choose_slice(table)
