@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from kbit.errors import KbitError, StoreError
 from kbit.evaluation import Quality, Scorer, Windows, batch_size_for, batches, logits_of, ready, tokenize_windows
 from kbit.models import load, walk
-from kbit.recipes import Recipe, quantized_weights, total_bits
+from kbit.recipes import Recipe, quantized_weights, rest_values, total_bits
 from kbit.study.peak import peak_bytes, restart_peak
 from kbit.study.sources import read_texts
 from kbit.study.specs import RunSpec
@@ -24,6 +24,7 @@ from kbit.study.store import Outcome
 from kbit.study.tasks import LOGITS_BYTES, Task, grouped, model_key
 
 Batch = tuple[int, Tensor]  # number of the first window, ids
+REST = ""  # stands among the sites for all that is no matrix: norms, biases, positions
 
 
 class Bench:
@@ -82,7 +83,7 @@ class Bench:
 class Copies:
     """A model in one dtype: as it is, and a copy that takes the weights of one run after another.
 
-    installed: format and method of the weights that each site of `copy` holds.
+    installed: what each site of `copy` holds: format and method; and the format of the REST.
     """
 
     reference: PreTrainedModel
@@ -115,6 +116,10 @@ class Loaded:
         for site, w in quantized_weights(self.original, recipe, sites=changed):
             site.write(copies.copy, w)
             copies.installed[site.key] = wanted[site.key]
+        if copies.installed.get(REST) != recipe.rest:
+            for name, values in rest_values(self.original, recipe):
+                copies.copy.get_parameter(name).data.copy_(values)
+            copies.installed[REST] = recipe.rest
         return copies.copy
 
     def windows(self, spec: RunSpec) -> Windows:
