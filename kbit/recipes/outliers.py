@@ -8,7 +8,7 @@ for a feature: there the standard deviation of the layer's own columns decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from kbit.formats import Format
 from kbit.models import Site, architecture
 
-Read = Callable[[Site], Tensor]
+Read = Callable[[str], Tensor]  # a parameter, by its name
 
 # Attention is told by these names, since its layers have no order of their own. Fused: rows of q, k and v in one matrix.
 QUERY_KEY = ("q_proj", "k_proj", "query", "key", "q", "k")
@@ -37,27 +37,43 @@ class Producer:
     rows: Tensor
 
 
-def kept_columns(site: Site, fmt: Format, model: PreTrainedModel, sites: Mapping[str, Site], read: Read) -> Tensor | None:
-    """The columns of `site` that fmt keeps in 16 bits, int32 ascending; None where its own columns decide, or none is kept.
+class Outliers:
+    """Chooses the kept columns of a model's layers. Deviations of rows are kept, so that each parameter is read once more at most."""
 
-    sites: key -> site of the whole model, which may be on the meta device. read: the weights of a site, (n_out, n_in) float32.
-    Of equal deviations the first columns are kept.
-    """
-    if not fmt.kept_percent or not (found := producers(site, model, sites)):
-        return None
-    deviation = prod((read(producer.site).std(1, correction=0)[producer.rows] for producer in found), start=torch.ones(()))
-    order = deviation.sort(descending=True, stable=True).indices
-    return order[: fmt.n_kept(site.shape[1])].sort().values.int()
+    def __init__(self, model: PreTrainedModel, sites: Iterable[Site], read: Read) -> None:
+        """model: may be on the meta device; the weights come from `read`."""
+        self._model, self._sites, self._read = model, list(sites), read
+        self._deviations: dict[str, Tensor] = {}
+
+    def kept_columns(self, site: Site, fmt: Format) -> Tensor | None:
+        """The columns of `site` that fmt keeps in 16 bits, int32 ascending; None where its own columns decide, or none is kept.
+
+        Of equal deviations the first columns are kept.
+        """
+        if not fmt.kept_percent or not (found := producers(site, self._model, self._sites)):
+            return None
+        deviation = torch.stack([self._of_rows(producer.site)[producer.rows] for producer in found]).prod(0)
+        order = deviation.sort(descending=True, stable=True).indices
+        return order[: fmt.n_kept(site.shape[1])].sort().values.int()
+
+    def _of_rows(self, site: Site) -> Tensor:
+        """The standard deviation of each row of `site`; all experts of a parameter at once, since they are read at once."""
+        if site.key not in self._deviations:
+            parameter = self._read(site.name)
+            for each in self._sites:
+                if each.name == site.name:
+                    self._deviations[each.key] = each.of(parameter).float().std(1, correction=0)
+        return self._deviations[site.key]
 
 
-def producers(site: Site, model: PreTrainedModel, sites: Mapping[str, Site]) -> list[Producer]:
+def producers(site: Site, model: PreTrainedModel, sites: Iterable[Site]) -> list[Producer]:
     """The layers whose rows make the input features of `site`, with the rows; several are multiplied. Empty: not known."""
     parent, leaf = _place(site)
     if site.role != "linear" or _norm_between(model.get_submodule(parent), site.shape[1]):
         return []
     beside = {
         _place(other)[1]: other
-        for other in sites.values()
+        for other in sites
         if other.role == "linear" and other.expert == site.expert and _place(other)[0] == parent
     }
     values = [name for name in beside if name in (*VALUE, *FUSED, *FUSED_BY_HEAD)]

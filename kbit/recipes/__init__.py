@@ -1,0 +1,19 @@
+"""Recipes: which format each layer gets, applied to a model in memory or layer by layer on disk; bits counted, layers inspected."""
+
+from kbit.recipes.bits import BitCount, total_bits
+from kbit.recipes.on_disk import quantize_checkpoint
+from kbit.recipes.recipe import Recipe
+from kbit.recipes.result import LayerResult, QuantizeResult
+from kbit.recipes.simulate import quantize, quantized_weights, rest_values
+
+__all__ = [
+    "BitCount",
+    "LayerResult",
+    "QuantizeResult",
+    "Recipe",
+    "quantize",
+    "quantize_checkpoint",
+    "quantized_weights",
+    "rest_values",
+    "total_bits",
+]
