@@ -15,6 +15,10 @@ from kbit.errors import KbitError
 
 # Name of the command -> its module in kbit.cli and the function there. A new command is a line here and its file.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": ("inspect", "inspect"),
+    "law": ("law", "law"),
+    "plan": ("plan", "plan"),
+    "study": ("study", "study"),
     "train-family": ("train_family", "train_family"),
     "info": ("info", "info"),
 }
