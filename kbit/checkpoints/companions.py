@@ -9,14 +9,14 @@ from transformers import AutoTokenizer
 
 from kbit.checkpoints.checkpoint import Checkpoint, without_code
 from kbit.checkpoints.gguf_file import GgufCheckpoint
-from kbit.checkpoints.huggingface import CONFIG, INDEX
+from kbit.checkpoints.huggingface import CONFIG
 from kbit.checkpoints.json_file import one_line, read_json
 from kbit.checkpoints.open import open_checkpoint
 from kbit.checkpoints.writer import write_json
 from kbit.errors import CheckpointError
 
 COPIED = (".json", ".model", ".txt", ".jinja")
-NOT_COPIED = {CONFIG, INDEX, "training.json"}  # those of the source's weights
+NOT_COPIED = (CONFIG, ".index.json", "training.json")  # ends of names; these speak of the source's weights
 
 
 def copy_companions(source: Checkpoint | str | Path, out: Path) -> list[str]:
@@ -27,16 +27,18 @@ def copy_companions(source: Checkpoint | str | Path, out: Path) -> list[str]:
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     if isinstance(checkpoint, GgufCheckpoint):
         return _tokenizer_of_gguf(checkpoint, out)
-    copied = []
-    for path in sorted(checkpoint.path.iterdir()):
-        if path.suffix not in COPIED or path.name in NOT_COPIED or not path.is_file():
-            continue
-        if path.name.endswith("_config.json"):
-            write_json(out / path.name, without_code(read_json(path)))
-        else:
-            shutil.copyfile(path, out / path.name)
-        copied.append(path.name)
-    return copied
+    wanted = [path for path in sorted(checkpoint.path.iterdir()) if path.suffix in COPIED and not path.name.endswith(NOT_COPIED)]
+    try:
+        for path in wanted:
+            if path.name.endswith("_config.json"):
+                write_json(out / path.name, without_code(read_json(path)))
+            else:
+                shutil.copyfile(path, out / path.name)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out}: the tokenizer cannot be copied there ({error.strerror}). Free space or name another folder."
+        ) from None
+    return [path.name for path in wanted]
 
 
 def _tokenizer_of_gguf(checkpoint: GgufCheckpoint, out: Path) -> list[str]:

@@ -26,6 +26,16 @@ from kbit.checkpoints.rope_factors import ROPE_FACTORS, rope_scaling
 from kbit.checkpoints.safetensors_header import Entry, quoted
 from kbit.errors import CheckpointError
 
+# Settings that transformers leaves at its defaults, which are right for the published sizes alone
+ADDED_SETTINGS = {
+    "qwen3": {"attention.key_length": "head_dim"},
+    "qwen2moe": {
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    },
+    "qwen3moe": {"expert_feed_forward_length": "moe_intermediate_size"},
+    "gpt2": {"context_length": "n_positions"},
+}
 CHUNK = 2**20  # weights dequantized at once
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # all others come as float32
 
@@ -146,7 +156,7 @@ def map_names(header: GgufHeader) -> Mapping:
     except Exception as error:  # settings that fit no model fail anywhere inside transformers
         raise CheckpointError(
             f"{header.path}: transformers makes no causal language model of its settings ({one_line(repr(error))}). "
-            f"Give the model as a Hugging Face directory; or upgrade transformers, where it should know {quoted(header.architecture)}."
+            "Give the model as a Hugging Face directory, or try a newer transformers."
         ) from None
     return join_names(header, model, Mapping(config.to_dict(), {}, {}, names, processor))
 
@@ -176,8 +186,9 @@ def transformers_settings(header: GgufHeader) -> dict[str, Any]:
     settings.pop("_model_name_or_path", None)
     if (tokens := header.lengths.get("tokenizer.ggml.tokens")) is not None:
         settings.setdefault("vocab_size", tokens)
-    if "n_ctx" in settings:
-        settings.setdefault("n_positions", settings["n_ctx"])  # GPT-2: transformers no longer reads n_ctx
+    for key, name in ADDED_SETTINGS.get(header.architecture, {}).items():
+        if (value := header.settings.get(f"{header.architecture}.{key}")) is not None:
+            settings[name] = value
     if ROPE_FACTORS in header.tensors:
         factors = torch.from_numpy(read_weights(header.tensors[ROPE_FACTORS])).flatten()
         if (scaling := rope_scaling(factors, settings, header.path)) is not None:

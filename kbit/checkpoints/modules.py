@@ -120,6 +120,6 @@ def _read_module(folder: Path, key: str, entry: dict[str, Any]) -> Module:
         fmt = Format.parse(entry["format"])
     except FormatError as error:
         fail(folder, "format", name=key, why=error)
-    if str(fmt) != entry["format"] or fmt.granularity == "token":
-        fail(folder, "format", name=key, why=f"'{fmt}' is how that one is written, and weights have no tokens. {DAMAGED}")
+    if str(fmt) != entry["format"]:
+        fail(folder, "format", name=key, why=f"{quoted(entry['format'])} is written '{fmt}'. {DAMAGED}")
     return Module(key, fmt, (shape[0], shape[1]), transposed, parameter, expert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -150,10 +151,7 @@ class CheckpointWriter:
             file = (self.folder / shard.file_name).open("wb", buffering=0)
             self._files |= {name: (file, offset) for name, offset in shard.offsets.items()}
             write_all(file, memoryview(shard.header))
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, shard.size)
-            else:
-                file.truncate(shard.size)
+            reserve(file, shard.size)
 
     def _finish(self) -> None:
         """Check that all is there, write the settings, and give the folder its name."""
@@ -189,6 +187,18 @@ def write_all(file: FileIO, data: memoryview) -> None:
     """Write all of `data`; one call of the system takes at most 2 GiB."""
     while data:
         data = data[file.write(data) :]
+
+
+def reserve(file: FileIO, size: int) -> None:
+    """Make `file` `size` bytes long, and, where the system can, claim the space on disk."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # these: the file system cannot claim
+                raise
+    file.truncate(size)
+    return None
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
