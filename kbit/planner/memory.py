@@ -20,7 +20,7 @@ def parse_size(text: str) -> int:
 
     Raises BudgetError for anything else, and for less than one byte.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?|\.\d+)\s*([kmgt]?)(i?)b?\s*", text.lower(), re.ASCII)
     if found is None or (found[3] and not found[2]):
         raise BudgetError(f"memory '{text}' is not a size. Write it as 2GiB, 1.5GB, 512KiB or in bytes.")
     units = BINARY if found[3] else DECIMAL
