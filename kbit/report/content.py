@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from kbit.errors import LawError
 from kbit.laws import Law
 from kbit.report import figures, panels, verdict, words
 from kbit.report.compare import Standing, standings
+from kbit.report.look import Figure, colour_of_block, colour_of_category
 from kbit.report.optimum import Optimum
-from kbit.report.runs import KEPT, Table, block_order, common_granularity, lines, main_series, where
+from kbit.report.runs import KEPT, Table, bits_per_byte_of_nats, block_order, common_granularity, lines, main_series, where
 
 NAMED_ON_TILES = 4  # the bit width at which tiles compare: that of the k-bit paper's advice
 
@@ -25,8 +25,9 @@ class Section:
 
     finding: str = ""
     note: str = ""
-    figures: Sequence[go.Figure] = ()
+    figures: Sequence[Figure] = ()
     tables: Sequence[Mapping[str, Any]] = ()
+    formula: str = ""
     missing: str = ""
 
 
@@ -55,11 +56,11 @@ def content_of(
         tiles=_tiles(rows, ranking["types"]),
         sections={
             "curve": _curve(rows, axis),
-            "optimum": _optimum(optimum, of_any, axis, best),
-            "types": _compared(types, ranking["types"], axis, "data type"),
-            "blocks": _compared(blocks, ranking["blocks"], axis, "block size"),
+            "optimum": _optimum(rows, optimum, of_any, axis, best),
+            "types": _compared(types, ranking["types"], "data type"),
+            "blocks": _compared(blocks, ranking["blocks"], "block size"),
             "front": _front(rows, front, axis),
-            "law": _law(rows, law),
+            "law": _law(rows, law, axis),
             "tokens": _tokens(rows),
         },
     )
@@ -68,14 +69,14 @@ def content_of(
 def _curve(rows: Table, axis: str) -> Section:
     series = main_series(rows)
     drawn = figures.loss_against_bits(rows, axis)
-    top = drawn.layout.yaxis.range[1]
-    top = 10**top if drawn.layout.yaxis.type == "log" else top
+    y = drawn["layout"]["yaxis"]
+    top = 10 ** y["range"][1] if y.get("type") == "log" else y["range"][1]
     above = int((rows["bits_per_byte"][rows["main"]] > top).sum())
     note = f"{words.plural(above, 'run')} of other formats or few bits {'lies' if above == 1 else 'lie'} above the frame; a double click shows them." if above else ""
     return Section(verdict.what_bits_cost(rows, series[0]), note, [drawn])
 
 
-def _optimum(optimum: Optimum | LawError, of_any: Optimum | LawError, axis: str, best: Sequence[verdict.Stretch] | None) -> Section:
+def _optimum(rows: Table, optimum: Optimum | LawError, of_any: Optimum | LawError, axis: str, best: Sequence[verdict.Stretch] | None) -> Section:
     if isinstance(optimum, LawError) or best is None:
         return Section(missing=str(optimum))
     cells = [
@@ -84,7 +85,9 @@ def _optimum(optimum: Optimum | LawError, of_any: Optimum | LawError, axis: str,
         for part in best
     ]  # fmt: skip
     table = {"caption": "Best bit width by budget", "head": ["bits", "bytes", "best", "mean probability"], "rows": cells}
-    drawn = [figures.best_by_budget(optimum.budgets, optimum.chances, optimum.widths, axis, f"Measured: {optimum.basis}, interpolated")]
+    losses = optimum.losses * float(np.median(bits_per_byte_of_nats(rows)))
+    drawn = [figures.behind_the_best(optimum.every_budget, losses, optimum.widths, axis, optimum.basis)]
+    drawn += [figures.best_by_budget(optimum.budgets, optimum.chances, optimum.widths, axis, f"Measured: {optimum.basis}, interpolated")]
     if len(optimum.law_budgets):
         title = f"By the law ({optimum.law_form}), beyond what was measured too"
         drawn.append(figures.best_by_budget(optimum.law_budgets, optimum.law_chances, optimum.widths, axis, title, measured=optimum.budgets[[0, -1]]))
@@ -117,13 +120,13 @@ def _rank(groups: Mapping[int, Mapping[str, Table]]) -> dict[int, list[Standing]
     return {k: standings(named) for k, named in groups.items()}
 
 
-def _compared(groups: dict[int, dict[str, Table]], ranking: Mapping[int, list[Standing]], axis: str, what: str) -> Section:
+def _compared(groups: dict[int, dict[str, Table]], ranking: Mapping[int, list[Standing]], what: str) -> Section:
     if not groups:
         more = "formats such as nf4-b64" if what == "data type" else "formats such as int4-b32 and int4-b128"
         return Section(missing=f"No bit width was run with more than one {what}. Add {more} to the grid.")
     names = {name for named in groups.values() for name in named}
     order = sorted(names, key=block_order) if what == "block size" else sorted(names)
-    colour: Callable[..., str] = panels.colour_of_block if what == "block size" else panels.colour_of_category
+    colour: Callable[..., str] = colour_of_block if what == "block size" else colour_of_category
     rows = [
         [words.bit_width(k), standing.name, words.probability(standing.probability), "" if i == 0 else f"+{words.small(standing.behind)}",
          "" if i == 0 else f"{words.small(standing.low)} to {words.small(standing.high)}"]
@@ -132,7 +135,7 @@ def _compared(groups: dict[int, dict[str, Table]], ranking: Mapping[int, list[St
     ]  # fmt: skip
     head = ["k", what, "probability of being best", "bits per byte behind the best", "95% interval"]
     table = {"caption": f"Ranking at equal bits, best {what} first", "head": head, "rows": rows, "folded": True}
-    return Section(verdict.side_by_side(ranking, what), "", panels.side_by_side(groups, order, axis, ranking, colour), [table] if rows else [])
+    return Section(verdict.side_by_side(ranking, what), "", panels.side_by_side(groups, order, ranking, colour), [table] if rows else [])
 
 
 def _front(rows: Table, front: np.ndarray, axis: str) -> Section:
@@ -146,7 +149,7 @@ def _front(rows: Table, front: np.ndarray, axis: str) -> Section:
     return Section(verdict.front(rows, front), "", [figures.pareto_front(rows, front, axis)], [table])
 
 
-def _law(rows: Table, law: Law | LawError) -> Section:
+def _law(rows: Table, law: Law | LawError, axis: str) -> Section:
     if isinstance(law, LawError):
         return Section(missing=str(law))
     known = np.isin(rows["format"], list(law.layout.k)) & np.isin(rows["model"], law.fitted.model)
@@ -164,10 +167,9 @@ def _law(rows: Table, law: Law | LawError) -> Section:
         {"caption": "Forms, judged at sizes left out of the fit", "head": ["form", "parameters", "error of loss, nats", "error of what a format costs"], "rows": trials, "folded": True},
     ]  # fmt: skip
     left = own["bits_per_byte"] - predicted
-    finding = (
-        f"loss = {law.layout.law.formula}. It misses {words.plural(len(left), 'measurement')} by {np.sqrt(np.mean(left**2)):.3g} bits per byte on average (rms)."
-    )
-    return Section(finding, f"{law.where} {law.layout.law.cite}.", figures.law_fit(own, predicted), tables)
+    finding = f"The law misses {words.plural(len(left), 'measurement')} by {np.sqrt(np.mean(left**2)):.2g} bits per byte (root mean square)."
+    note = f"{law.where} Source of the form: {law.layout.law.cite}."
+    return Section(finding, note, figures.law_fit(own, predicted, axis), tables, f"loss = {law.layout.law.formula}")
 
 
 def _tokens(rows: Table) -> Section:

@@ -1,10 +1,13 @@
-"""How every figure looks: names of colours, axes, labels. Colours are CSS variables, which the page's script fills in per theme.
+"""How every figure looks: names of colours, axes, labels. A figure is plotly's own JSON, {"data": [...], "layout": {...}}.
 
-What plotly has no word for travels in `layout.meta` and in each trace's `meta`, and script.js carries it out:
-labels     texts at points, placed where they collide with nothing, left out where there is no room
-legend     buttons that switch traces of a `legendgroup` off and on
-ticks      sets of ticks of the x axis, the densest first, of which that is taken which fits
-choices    names of groups of traces (`meta.group`), of which the reader sees one at a time
+Plain dicts rather than plotly's classes, whose checks take longer than all the mathematics of a report (a test passes every
+figure through them). Colours are CSS variables, "var(--k4)", which script.js fills in for the theme. What plotly has no word for
+travels in `layout.meta` and in each trace's `meta`, and script.js carries it out:
+runs            rows of the table of all runs, one a point: what hovering shows (trace)
+group           which of `choices` a trace belongs to; the reader sees one at a time (trace, choices)
+labels          texts at points, placed where they collide with nothing, left out where there is no room
+legend          buttons that switch traces of a `legendgroup` off and on
+ticks           sets of ticks of the x axis, the densest first, of which that is taken which fits
 height, phone   heights in pixels on a wide and on a narrow screen
 """
 
@@ -16,20 +19,19 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from kbit.report import words
 from kbit.report.runs import KEPT, Table
 
-INK, MUTED, RULE, FAINT = "var(--ink)", "var(--muted)", "var(--rule)", "var(--faint)"
+Figure = dict[str, Any]
+
+INK, MUTED, RULE, FAINT, PAPER, CARD = (f"var(--{name})" for name in ("ink", "muted", "rule", "faint", "paper", "card"))
 CATEGORIES = 8  # colours for things without an order
+BLOCKS = 6  # colours for granularities, fine to coarse
 TICK_STEPS = ((1, 2, 5), (1, 3), (1,))  # within a decade, from dense to sparse
+MARGIN = 1.12  # how far a logarithmic axis reaches beyond what it shows, as a factor
 
 AXIS_TITLES = {"total": "total bits of the model", "linear": "bits of the linear layers"}
-RUN_HOVER = (
-    "<b>%{customdata[0]}</b><br>%{customdata[1]}<br>%{customdata[2]} (%{customdata[3]})<br>"
-    "%{customdata[4]} ± %{customdata[5]} bits per byte<br>%{customdata[6]} more than in 16 bits<br>took %{customdata[7]}<extra></extra>"
-)
 
 
 def colour_of_k(k: int, part: str = "") -> str:
@@ -42,88 +44,92 @@ def colour_of_category(index: int, part: str = "") -> str:
     return f"var(--c{index % CATEGORIES + 1}{part})"
 
 
-def figure(x: Mapping[str, Any], y: Mapping[str, Any], *, height: int, phone: int, title: str = "", **meta: Any) -> go.Figure:
-    """An empty figure with the report's axes."""
-    axis = {
-        "gridcolor": FAINT, "linecolor": RULE, "tickcolor": RULE, "zeroline": False, "automargin": True, "ticks": "",
-        "tickfont": {"color": MUTED, "size": 12}, "title": {"font": {"color": MUTED, "size": 12.5}, "standoff": 12},
-    }  # fmt: skip
-    drawn = go.Figure()
-    drawn.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": INK, "size": 13},
-        margin={"l": 8, "r": 16, "t": 16, "b": 8},
-        hovermode="closest",
-        hoverlabel={"bgcolor": "var(--card)", "bordercolor": RULE, "font": {"color": INK, "size": 12.5}, "align": "left"},
-        showlegend=False,
-        dragmode="zoom",
-        meta={"title": title, "height": height, "phone": phone, **meta},
-        xaxis={**axis, "showgrid": False, "showline": True, "ticks": "outside", "ticklen": 5},
-        yaxis=axis,
-    )
-    drawn.update_xaxes(**x)
-    drawn.update_yaxes(**y)
-    return drawn
+def colour_of_block(index: int, part: str = "") -> str:
+    """The colour of the index-th granularity, fine to coarse."""
+    return f"var(--b{min(index, BLOCKS - 1) + 1}{part})"
 
 
-def bits_axis(values: np.ndarray, axis: str, *, room_right: float = 1.12) -> dict[str, Any]:
+def figure(x: Mapping[str, Any], y: Mapping[str, Any], *, height: int, phone: int, title: str = "", **meta: Any) -> Figure:
+    """A figure without traces, with the report's axes."""
+    axis = {"gridcolor": FAINT, "linecolor": RULE, "tickcolor": RULE, "zeroline": False, "automargin": True, "ticks": ""}
+    axis |= {"tickfont": {"color": MUTED, "size": 12}}
+    layout = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": INK, "size": 13},
+        "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
+        "hovermode": "closest",
+        "hoverlabel": {"bgcolor": CARD, "bordercolor": RULE, "font": {"color": INK, "size": 12.5}, "align": "left"},
+        "showlegend": False,
+        "dragmode": "zoom",
+        "meta": {"title": title, "height": height, "phone": phone, "labels": [], **meta},
+        "xaxis": {**axis, "showgrid": False, "showline": True, "ticks": "outside", "ticklen": 5, **_titled(x)},
+        "yaxis": {**axis, **_titled(y)},
+    }
+    return {"data": [], "layout": layout}
+
+
+def _titled(axis: Mapping[str, Any]) -> dict[str, Any]:
+    return {**axis, "title": {"text": axis.get("title", ""), "font": {"color": MUTED, "size": 12.5}, "standoff": 12}}
+
+
+def bits_axis(values: np.ndarray, title: str, *, room_right: float = MARGIN) -> dict[str, Any]:
     """A logarithmic x axis over these bits; its ticks come from `bits_ticks`."""
-    low, high = float(np.min(values)) / 1.12, float(np.max(values)) * room_right
-    return {"type": "log", "range": [math.log10(low), math.log10(high)], "title": {"text": AXIS_TITLES[axis]}}
+    low, high = float(np.min(values)) / MARGIN, float(np.max(values)) * room_right
+    return {"type": "log", "range": [math.log10(low), math.log10(high)], "title": title}
 
 
 def bits_ticks(values: np.ndarray) -> list[dict[str, list[Any]]]:
     """Sets of ticks for these bits, the densest first: 1M and, below it, 125 kB."""
-    low, high = float(np.min(values)) / 1.12, float(np.max(values)) * 1.12
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    sets = []
-    for steps in TICK_STEPS:
-        ticks = [float(step * 10.0**power) for power in powers for step in steps if low <= step * 10.0**power <= high]
-        sets.append({"at": ticks, "text": [f"{words.of_size(tick)}<br>{words.as_bytes(tick)}" for tick in ticks]})
-    return [ticks for ticks in sets if ticks["at"]]
+    low, high = float(np.min(values)) / MARGIN, float(np.max(values)) * MARGIN
+    sets = [_ticks(low, high, steps) for steps in TICK_STEPS]
+    return [{"at": at, "text": [f"{words.of_size(tick)}<br>{words.as_bytes(tick)}" for tick in at]} for at in sets if at]
 
 
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic y axis from low to high with plain numbers at 1, 2 and 5 of each decade, or at 1 alone over many."""
-    steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 1500 else (1,)
+def log_axis(low: float, high: float, title: str = "") -> dict[str, Any]:
+    """A logarithmic y axis from low to high, plain numbers at 1, 2 and 5 of each decade, or fewer over many decades."""
+    steps = next((steps for steps, most in zip(TICK_STEPS, (200, 1500), strict=False) if high / low < most), TICK_STEPS[-1])
+    at = _ticks(low, high, steps)
+    text = [f"{tick:.10g}" for tick in at]
+    return {"type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": at, "ticktext": text, "title": title}
+
+
+def _ticks(low: float, high: float, steps: Sequence[int]) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+    return [float(f"{step}e{power}") for power in powers for step in steps if low <= step * 10.0**power <= high]
+
+
+def points(x: np.ndarray, y: np.ndarray, rows: Table, *, hover: str = "", meta: Mapping[str, Any] | None = None, **look: Any) -> dict[str, Any]:
+    """A trace of runs, one a point; `hover` is a line more, in plotly's template, for what hovering shows of a run."""
+    template = "%{text}" + (f"<br>{hover}" if hover else "") + "<extra></extra>"
     return {
-        "type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": ticks, "ticktext": [f"{tick:.10g}" for tick in ticks]
+        "type": "scatter", "mode": "markers", "x": x, "y": y, "hovertemplate": template, "meta": {"runs": rows["row"], **(meta or {})}, **look
     }  # fmt: skip
 
 
-def cards(rows: Table) -> list[list[str]]:
-    """What hovering over a run shows: the columns of RUN_HOVER. Names are foreign input, and plotly reads tags: so they are escaped."""
-    return [
-        [
-            plain(rows["model"][i]), plain(rows["format"][i]), words.bits(rows["bits"][i]), words.as_bytes(rows["bits"][i]),
-            words.loss(rows["bits_per_byte"][i]), words.small(plain_stderr(rows, i)), words.small(rows["added"][i]),
-            words.seconds(float(rows["seconds"][i])),
-        ]
-        for i in range(len(rows["bits"]))
-    ]  # fmt: skip
-
-
-def plain(text: object) -> str:
-    """Text that plotly draws as it is."""
-    return escape(str(text), quote=False)
-
-
-def plain_stderr(rows: Table, i: int) -> float:
-    """The standard error of a run's loss over windows, bits per byte."""
-    return float(rows["loss_stderr"][i] * rows["bits_per_byte"][i] / rows["loss"][i])
-
-
-def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, **trace: Any) -> go.Scatter:
+def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, **look: Any) -> dict[str, Any]:
     """A filled band between two lines."""
-    return go.Scatter(
-        x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, line={"width": 0}, mode="lines", hoverinfo="skip", **trace
-    )
+    return {
+        "type": "scatter", "mode": "lines", "x": [*x, *x[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "fillcolor": colour,
+        "line": {"width": 0}, "hoverinfo": "skip", **look,
+    }  # fmt: skip
+
+
+def dot(colour: Any, size: float = 7) -> dict[str, Any]:
+    """A marker with a thin rim of the paper's colour, so that neighbours stay apart."""
+    return {"size": size, "color": colour, "line": {"color": PAPER, "width": 1}}
 
 
 def label(x: float, y: float, text: str, colour: str, *, short: str = "", group: str = "", sides: Sequence[str] = ("right",)) -> dict[str, Any]:
-    """A text at a point of the figure, on the first of `sides` (right, left, above, below) where it hits no other."""
+    """A text at a point of the figure, on the first of `sides` (right, left, above, below, below-left, ..., centre) that is free."""
     return {"x": float(x), "y": float(y), "text": text, "short": short or text, "colour": colour, "group": group, "sides": list(sides)}
+
+
+def plain(text: object) -> str:
+    """Text that plotly draws as it is: names are foreign input, and plotly reads tags."""
+    return escape(str(text), quote=False)
+
+
+def legend_of_k(widths: Sequence[int] | np.ndarray) -> list[dict[str, str]]:
+    """Buttons for bit widths."""
+    return [{"text": words.bit_width(int(k)), "colour": colour_of_k(int(k)), "group": f"k{k}"} for k in widths]

@@ -19,10 +19,11 @@ BEYOND = 4.0  # the law is drawn for budgets up to this multiple of the largest 
 class Optimum:
     """Probabilities (budgets, widths) that each of `widths` is the best at each budget (bits, ascending).
 
-    The first set is from interpolation, where smaller and larger sizes were both beaten; the law's reaches further and is
-    empty where there is no law. `basis` is the kind of format whose k is chosen.
+    every_budget and losses (nats, nan where a k was not measured) reach over all that was measured; budgets and chances are from interpolation where smaller and larger sizes were both beaten; the law's reach further and are empty where there is no law. `basis` is the kind of format whose k is chosen.
     """
 
+    every_budget: np.ndarray
+    losses: np.ndarray
     budgets: np.ndarray
     chances: np.ndarray
     widths: tuple[int, ...]
@@ -48,6 +49,8 @@ def find_optimum(table: Table, axis: str, law: Law | None, slice_: Slice, *, kin
     wide = np.geomspace(low / 2, high * BEYOND, BUDGETS)
     by_law = best_k(part, wide, axis=axis, kind=kind, law=law, bootstrap=1, seed=seed, **chosen).law_probability if law else None
     return Optimum(
+        every_budget=budgets,
+        losses=best.losses,
         budgets=budgets[first:last],
         chances=np.nan_to_num(best.probability[first:last]),
         widths=best.ks,

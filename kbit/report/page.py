@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from kbit.errors import LawError, StoreError
 from kbit.laws import Law, fit, pareto
 from kbit.laws.runs import Slice
 from kbit.report.content import Content, Section, content_of
+from kbit.report.formula import as_html, pieces
 from kbit.report.optimum import Optimum, find_optimum
 from kbit.report.provenance import Provenance, provenance_of
 from kbit.report.runs import Table, View, rows_of, views
@@ -92,7 +94,7 @@ def make_report(
     title = title or f"The k-bit law of {', '.join(families)}"
     date = date or datetime.now(timezone.utc)
     data = {
-        "views": {view.key: _as_json(content, figures) for view, content in contents.items()},
+        "views": {view.key: _unbroken(_as_json(content, figures)) for view, content in contents.items()},
         "initial": shown[0].key,
         "switches": _switches(shown),
         "runs": runs_table(table),
@@ -141,8 +143,7 @@ class _Pool:
 
     def place(self, figure: Any) -> int:
         """The index of a figure, which is added where it is new."""
-        value = _plain(figure.to_plotly_json())
-        value["layout"].pop("template", None)
+        value = _plain(figure)
         text = json.dumps(value, sort_keys=True)
         if text not in self._places:
             self._places[text] = len(self.drawn)
@@ -160,6 +161,7 @@ def _as_json(content: Content, figures: _Pool) -> dict[str, Any]:
 def _section_as_json(section: Section, figures: _Pool) -> dict[str, Any]:
     return {
         "finding": section.missing or section.finding, "note": section.note, "tables": list(section.tables),
+        "formula": pieces(section.formula),
         "figures": [figures.place(figure) for figure in section.figures],
     }  # fmt: skip
 
@@ -202,9 +204,9 @@ def _fill(title: str, date: datetime, content: Content, told: Provenance, data: 
         version=escape(_version()),
         policy=policy,
         style=style,
-        headline=escape(content.headline),
-        lead=escape(content.lead),
-        tiles="".join(_tile(tile) for tile in content.tiles),
+        headline=escape(_unbroken(content.headline)),
+        lead=escape(_unbroken(content.lead)),
+        tiles="".join(_tile(_unbroken(tile)) for tile in content.tiles),
         contents="".join(f'<li><a href="#{slug}">{escape(text.short)}</a></li>' for slug, text in SECTIONS.items())
         + '<li><a href="#runs">Runs</a></li><li><a href="#provenance">How</a></li>',
         sections="\n".join(_section(number, slug, content.sections[slug]) for number, slug in enumerate(SECTIONS, start=1)),
@@ -213,6 +215,15 @@ def _fill(title: str, date: datetime, content: Content, told: Provenance, data: 
         plotly=plotly,
         script=script,
     )
+
+
+def _unbroken(value: Any) -> Any:
+    """Texts in which no line breaks between a number and its unit."""
+    if isinstance(value, str):
+        return re.sub(r"(?<=\d) (?=(?:[kMG]?bits?|[kMG]?B|min|s|h)\b)", "\N{NO-BREAK SPACE}", value)
+    if isinstance(value, Mapping):
+        return {key: _unbroken(item) for key, item in value.items()}
+    return [_unbroken(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _tile(tile: Mapping[str, str]) -> str:
@@ -230,6 +241,7 @@ def _section(number: int, slug: str, section: Section) -> str:
     <p class="how">{escape(text.how)} <span data-note>{escape(section.note)}</span></p>
   </header>
   <div class="shown">
+    <p class="formula" data-formula>{as_html(section.formula)}</p>
     <div class="tools" data-tools></div>
     <div class="figures" data-figures></div>
     <div class="tables" data-tables></div>

@@ -52,14 +52,14 @@ def views(table: Table) -> list[View]:
 def rows_of(table: Table, view: View) -> Table:
     """The view's runs with these columns more, each (runs,):
 
-    bits: on the view's axis. series: what the format is but for its k ("int-b64"). granularity: "b64", "row", "tensor".
+    row: where the run stands in the table. bits: on the view's axis. series: what the format is but for its k ("int-b64"). granularity: "b64", "row", "tensor".
     main: whether the run is of its size's longest training and first seed. added, added_stderr: bits per byte above the
     16-bit run of the same model, paired over windows. band: half the 95% interval for comparing runs of this view with
     each other, bits per byte: the windows' difficulty, which all runs share, is taken out.
     """
     chosen = (table["family"] == view.family) & (table["protocol"] == view.protocol)
     chosen &= (table["embeddings"] == view.embeddings) | ((table["k"] >= KEPT) & ~_has_baseline(table, view))
-    rows = {name: column[chosen] for name, column in table.items()}
+    rows = {name: column[chosen] for name, column in table.items()} | {"row": np.flatnonzero(chosen)}
     rows["bits"] = rows[AXES[view.axis]].astype(float)
     rows["series"] = np.array([series_of(f, m) for f, m in zip(rows["format"].tolist(), rows["method"].tolist(), strict=True)])
     rows["granularity"] = np.array([granularity_of(text) for text in rows["format"].tolist()])
@@ -90,12 +90,17 @@ def granularity_of(fmt: str) -> str:
     return next((part for part in fmt.split("-")[1:] if re.fullmatch(r"b\d+|row|tensor", part)), "")
 
 
-def lines(rows: Table, by: str = "k") -> Iterator[tuple[object, Table]]:
-    """The main runs for each value of the column `by`, ascending, each sorted by bits."""
-    for value in np.unique(rows[by]):
-        line = where(rows, (rows[by] == value) & rows["main"])
-        if len(line["bits"]):
-            yield value.item(), where(line, np.argsort(line["bits"], kind="stable"))
+def lines(rows: Table) -> Iterator[tuple[int, Table]]:
+    """The main runs of each k, ascending, sorted by bits."""
+    for k in np.unique(rows["k"][rows["main"]]):
+        line = where(rows, (rows["k"] == k) & rows["main"])
+        yield int(k), where(line, np.argsort(line["bits"], kind="stable"))
+
+
+def longest_trained(rows: Table) -> np.ndarray:
+    """Whether each run is of its size's longest training."""
+    tokens = np.nan_to_num(rows["training_tokens"].astype(float), nan=np.inf)
+    return np.array([t == tokens[rows["parameters"] == n].max() for t, n in zip(tokens, rows["parameters"], strict=True)], dtype=bool)
 
 
 def main_series(rows: Table) -> list[str]:
@@ -132,12 +137,9 @@ def _has_baseline(table: Table, view: View) -> np.ndarray:
 
 
 def _main(rows: Table) -> np.ndarray:
-    tokens = np.nan_to_num(rows["training_tokens"].astype(float), nan=np.inf)
-    longest = {n: tokens[rows["parameters"] == n].max() for n in np.unique(rows["parameters"])}
-    first = {n: rows["seed"][(rows["parameters"] == n) & (tokens == longest[n])].min() for n in longest}
-    return np.array(
-        [t == longest[n] and s == first[n] for t, s, n in zip(tokens, rows["seed"], rows["parameters"], strict=True)], dtype=bool
-    )
+    longest = longest_trained(rows)
+    first = {n: rows["seed"][longest & (rows["parameters"] == n)].min() for n in np.unique(rows["parameters"])}
+    return longest & np.array([s == first[n] for s, n in zip(rows["seed"], rows["parameters"], strict=True)], dtype=bool)
 
 
 def _added(rows: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,33 @@ const colour = (name) => painted(name, getComputedStyle(root));
 
 /* Figures */
 
+/* Names in figures are escaped for plotly, which reads tags. */
+const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+const unescaped = (text) => (text ?? "").replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+
+const column = Object.fromEntries(page.runs.columns.map(({ name }, i) => [name, i]));
+const fixed = (value, digits) => (value === null || value === undefined ? "unknown" : value.toFixed(digits));
+
+function withPrefix(count) {
+  const [scale, prefix] = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([least]) => Math.abs(count) >= least) ?? [1, ""];
+  return [(count / scale).toPrecision(3), prefix];
+}
+
+/* What hovering over a run shows. */
+function card(index) {
+  const row = page.runs.rows[index];
+  const get = (name) => row[column[name]];
+  const bits = (name) => withPrefix(get(name)).join(" ") + "bit";
+  const lines = [
+    `<b>${escaped(get("model"))}</b>`,
+    escaped(`${get("format")}, embeddings ${get("embeddings")}`),
+    `${bits("total_bits")} (${withPrefix(get("total_bits") / 8).join(" ")}B), ${bits("linear_bits")} in linear layers`,
+    `${fixed(get("bits_per_byte"), 4)} ± ${fixed(get("bits_per_byte_stderr"), 4)} bits per byte`,
+  ];
+  if (get("added") !== null && get("k") < 16) lines.push(`${fixed(get("added"), 4)} above 16 bits`);
+  return [...lines, `took ${fixed(get("seconds"), 1)} s`].join("<br>");
+}
+
 function drawFigure(place) {
   const styles = getComputedStyle(root);
   const figure = page.figures[place.dataset.figure];
@@ -54,6 +81,7 @@ function drawFigure(place) {
   };
   layout.annotations = [];
   const shownTraces = painted(traces, styles);
+  for (const trace of shownTraces) if (trace.meta?.runs) trace.text = trace.meta.runs.map(card);
   Plotly.react(place, shownTraces, layout, options);
   const labels = (meta.labels ?? []).filter((label) => (!label.group || label.group === choice) && !hidden.has(label.legendgroup));
   if (labels.length) Plotly.relayout(place, { annotations: placeLabels(place, labels, styles, small) });
@@ -68,7 +96,7 @@ function fitTicks(layout, meta, width) {
 
 /* Labels take the first of their sides on which they meet no other label and no point; else their short text; else nothing. */
 function placeLabels(place, labels, styles, small) {
-  const { xaxis, yaxis } = place._fullLayout;
+  const { xaxis, yaxis } = place._fullLayout; // plotly has no public way from a number to its pixel
   const [width, height] = [xaxis._length, yaxis._length];
   const size = small ? 11 : 12.5;
   const pen = document.createElement("canvas").getContext("2d");
@@ -110,8 +138,23 @@ function boxOf(side, text, px, py, wide, size) {
 }
 
 function drawAll() {
-  document.querySelectorAll(".canvas").forEach(drawFigure);
-  root.dataset.drawn = shown.view;
+  places().forEach(drawFigure);
+  root.dataset.drawn = "true";
+}
+
+const places = () => [...document.querySelectorAll(".canvas")];
+
+/* Draws one figure after the other, so that the page answers meanwhile; a later call takes over from an earlier one. */
+let turn = 0;
+async function drawInTurn() {
+  const mine = ++turn;
+  delete root.dataset.drawn;
+  for (const place of places()) {
+    await new Promise((resolve) => setTimeout(resolve));
+    if (mine !== turn) return;
+    drawFigure(place);
+  }
+  root.dataset.drawn = "true";
 }
 
 /* Sections of the view */
@@ -121,6 +164,7 @@ function fillSection(section) {
   const content = page.views[shown.view].sections[slug];
   section.querySelector("[data-finding]").textContent = content.finding;
   section.querySelector("[data-note]").textContent = content.note;
+  section.querySelector("[data-formula]").replaceChildren(...content.formula.map(([tag, text]) => (tag ? make(tag, { textContent: text }) : text)));
   const tools = section.querySelector("[data-tools]");
   tools.replaceChildren(...toolsOf(slug, content));
   const figures = section.querySelector("[data-figures]");
@@ -135,16 +179,12 @@ function figureOf(slug, index) {
   const caption = make("figcaption");
   if (meta.title) caption.append(make("b", { textContent: unescaped(meta.title) }));
   if (meta.note) caption.append(make("span", { textContent: unescaped(meta.note) }));
-  if (meta.y) caption.append(make("span", { className: "units", textContent: meta.y }));
   const place = make("div", { className: "canvas" });
   Object.assign(place.dataset, { figure: index, slug });
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", unescaped(meta.title) || document.querySelector(`#${slug} h2`).textContent);
   return make("figure", {}, ...(caption.children.length ? [caption] : []), place);
 }
-
-/* Names in figures are escaped for plotly, which reads tags; here they are text. */
-const unescaped = (text) => (text ?? "").replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
 
 function toolsOf(slug, content) {
   const tools = [];
@@ -182,7 +222,7 @@ function toolsOf(slug, content) {
 const redraw = (slug) => document.querySelectorAll(`#${slug} .canvas`).forEach(drawFigure);
 
 function tableOf(content) {
-  const numeric = content.head.map((_, i) => content.rows.every((row) => /^[-+]?[\d.]/.test(row[i]) || row[i] === "" || row[i].startsWith("over") || row[i].startsWith("under")));
+  const numeric = content.head.map((_, i) => i > 0 && content.rows.every((row) => /^[-+]?[\d.]/.test(row[i]) || row[i] === "" || row[i].startsWith("over") || row[i].startsWith("under")));
   const cell = (tag, text, i) => make(tag, { textContent: text, className: numeric[i] ? "number" : "" });
   const table = make("table", {},
     make("thead", {}, make("tr", {}, ...content.head.map((text, i) => cell("th", text, i)))),
@@ -220,7 +260,7 @@ function showView(key) {
   fillMasthead();
   fillSwitches();
   document.querySelectorAll("[data-section]").forEach(fillSection);
-  drawAll();
+  return drawInTurn();
 }
 
 function fillSwitches() {
@@ -240,14 +280,14 @@ function fillSwitches() {
 
 /* Themes, paper and widths */
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawInTurn);
 window.addEventListener("beforeprint", () => {
   root.classList.add("printing");
   drawAll();
 });
 window.addEventListener("afterprint", () => {
   root.classList.remove("printing");
-  drawAll();
+  drawInTurn();
 });
 let width = window.innerWidth;
 let waiting = 0;
@@ -255,5 +295,5 @@ window.addEventListener("resize", () => {
   if (window.innerWidth === width || root.classList.contains("printing")) return;
   width = window.innerWidth;
   clearTimeout(waiting);
-  waiting = setTimeout(drawAll, 120);
+  waiting = setTimeout(drawInTurn, 120);
 });

@@ -3,8 +3,8 @@
 (() => {
   const { columns, rows } = page.runs;
   const PAGE = 40;
-  const at = Object.fromEntries(columns.map((column, i) => [column.name, i]));
-  const head = columns.filter((column) => column.width < 4);
+  const at = column;
+  const head = columns.filter((item) => item.width < 4);
   const state = { sort: "total_bits", descending: false, words: "", picked: {}, count: PAGE };
   const table = document.querySelector("[data-runs]");
   const more = document.querySelector("[data-more]");
@@ -18,11 +18,7 @@
     fixed4: (value) => (value === null ? "" : value.toFixed(4)),
     percent: (value) => (value === null ? "" : `${(100 * value).toFixed(1)}%`),
     small: (value) => (value === null ? "" : value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(1) : value.toFixed(4)),
-    size: (value) => {
-      if (value === null) return "";
-      const unit = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([scale]) => value >= scale) ?? [1, ""];
-      return (value / unit[0]).toPrecision(3) + unit[1];
-    },
+    size: (value) => (value === null ? "" : withPrefix(value).join("")),
   };
   const text = (row, column) => read[column.kind](row[at[column.name]]);
   const numeric = (column) => column.kind !== "text";
@@ -39,7 +35,8 @@
 
   function fill() {
     const kept = selected();
-    found.textContent = `${kept.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} runs`;
+    const first = kept.length > state.count ? `, the first ${state.count} shown` : "";
+    found.textContent = `${kept.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} runs${first}`;
     table.tHead?.remove();
     table.tBodies[0]?.remove();
     table.append(make("thead", {}, make("tr", {}, ...head.map(headOf))), make("tbody", {}, ...kept.slice(0, state.count).map(rowOf)));
@@ -117,7 +114,5 @@
 
   tools();
   fill();
-  window.addEventListener("beforeprint", () => { state.count = Infinity; fill(); });
-  window.addEventListener("afterprint", () => { state.count = PAGE; fill(); });
   showView(page.initial);
 })();

@@ -118,8 +118,10 @@ def training(sizes: Mapping[str, Mapping[int, Table]]) -> str:
                 ratios.setdefault(k, []).append(last / first)
     if not ratios:
         return "What the formats cost lies within the noise at every number of training tokens."
-    told = [f"{np.exp(np.mean(np.log(values))):.2f} times at {words.bit_width(k)}" for k, values in sorted(ratios.items()) if k < KEPT]
-    return f"From the fewest to the most training tokens the cost of a format changes, on average over the sizes, to {words.listing(told)}."
+    tokens = np.concatenate([rows["training_tokens"] for widths in sizes.values() for rows in widths.values()])
+    told = [f"{np.exp(np.mean(np.log(values))):.2f} at {words.bit_width(k)}" for k, values in sorted(ratios.items()) if k < KEPT]
+    span = f"From {words.of_size(tokens.min())} to {words.of_size(tokens.max())} training tokens"
+    return f"{span} the cost of quantizing is multiplied by {words.listing(told)} (mean over the sizes)."
 
 
 def _are(k: int) -> str:
