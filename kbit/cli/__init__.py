@@ -15,6 +15,7 @@ from kbit.errors import KbitError
 
 # Name of the command -> its module in kbit.cli and the function there. A new command is a line here and its file.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "quantize": ("quantize", "quantize"),
     "inspect": ("inspect", "inspect"),
     "law": ("law", "law"),
     "plan": ("plan", "plan"),
@@ -64,7 +65,7 @@ def build_app(names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
         pretty_exceptions_enable=False,
         no_args_is_help=len(names) > 1,
         add_completion=len(names) > 1,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     if len(names) > 1:
         app.callback()(_about)

@@ -73,8 +73,8 @@ def walk(model: PreTrainedModel) -> list[Site]:
     if strange := unknown(model, sites):
         name, shape = next(iter(strange.items()))
         raise ModelError(
-            f"{type(model).__name__}, {name}: a bare parameter of shape {shape}, of which kbit cannot tell rows from columns. "
-            f"This model cannot be quantized."
+            f"{type(model).__name__}, {name}: a bare parameter of shape {shape}; kbit cannot tell its rows from its columns. "
+            f"Keep it in 16 bits by a recipe."
         )
     return sites
 

@@ -1,6 +1,7 @@
-"""Recipes: which format each layer gets, applied to a model in memory or layer by layer on disk; bits counted, layers inspected."""
+"""Recipes: which format each layer gets, applied to a model in memory or layer by layer on disk; bits are counted."""
 
 from kbit.recipes.bits import BitCount, total_bits
+from kbit.recipes.encoding import pack
 from kbit.recipes.on_disk import quantize_checkpoint
 from kbit.recipes.recipe import Recipe
 from kbit.recipes.result import LayerResult, QuantizeResult
@@ -11,6 +12,7 @@ __all__ = [
     "LayerResult",
     "QuantizeResult",
     "Recipe",
+    "pack",
     "quantize",
     "quantize_checkpoint",
     "quantized_weights",

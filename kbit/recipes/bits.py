@@ -59,20 +59,20 @@ def total_bits(model_or_checkpoint: PreTrainedModel | Checkpoint, recipe: Recipe
 
 
 def sites_of(model: PreTrainedModel, recipe: Recipe) -> list[Site]:
-    """The matrices of `model`, checked against the recipe: every glob matches, and nothing large is left out unless it is kept."""
+    """The matrices of `model`, checked against the recipe: every glob matches, and what is large and unknown is kept."""
     sites, unknown = walkable(model)
     recipe.check(sites, unknown)
     for name, shape in unknown.items():
         if not recipe.keeps(name):
             raise ModelError(
-                f"{type(model).__name__}, {name}: a bare parameter of shape {shape}, of which kbit cannot tell rows from columns. "
+                f"{type(model).__name__}, {name}: a bare parameter of shape {shape}; kbit cannot tell its rows from its columns. "
                 f"Keep it in 16 bits: --keep '{name}'."
             )
     return sites
 
 
 def rest_format(tensor: Tensor, recipe: Recipe) -> Format | None:
-    """The float format of a tensor that is no matrix; None for whole numbers, which stay as they are."""
+    """The float format of a tensor that is no matrix, f32 for buffers; None for whole numbers, which stay."""
     if not tensor.is_floating_point():
         return None
     return Format.parse(recipe.rest if isinstance(tensor, nn.Parameter) else "f32")

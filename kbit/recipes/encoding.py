@@ -9,9 +9,19 @@ from kbit.errors import ModelError
 from kbit.formats import Format
 from kbit.methods import choose
 from kbit.models import check_finite
-from kbit.packed.packed_tensor import PackedTensor, keep, pack
+from kbit.packed import packed_tensor
+from kbit.packed.packed_tensor import PackedTensor, keep
 
 LARGEST_F16 = torch.finfo(torch.float16).max
+
+
+def pack(w: Tensor, fmt: Format | str, *, method: str = "rtn", seed: int = 0) -> PackedTensor:
+    """A weight w (n_out, n_in) as it is stored in `fmt`, its codes chosen by `method`.
+
+    Raises ModelError where a weight is not finite, FormatError where w is no matrix or format and method do not exist.
+    """
+    fmt = Format.parse(fmt) if isinstance(fmt, str) else fmt
+    return packed_weight(w, fmt, method, where="pack", seed=seed)
 
 
 def packed_weight(
@@ -21,7 +31,7 @@ def packed_weight(
     check_finite(w, where)
     if fmt.is_float:
         return keep(rounded(w, fmt, where), fmt)
-    return pack(choose(method, w, fmt, seed=seed, kept_columns=kept_columns))
+    return packed_tensor.pack(choose(method, w, fmt, seed=seed, kept_columns=kept_columns))
 
 
 def decoded_weight(

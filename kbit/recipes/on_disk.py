@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from kbit.checkpoints.checkpoint import Checkpoint
 from kbit.checkpoints.companions import copy_companions
+from kbit.checkpoints.kbit_folder import KbitCheckpoint
 from kbit.checkpoints.open import open_checkpoint
 from kbit.checkpoints.writer import CheckpointWriter
 from kbit.errors import ModelError
@@ -49,7 +50,7 @@ def quantize_checkpoint(
     start = time.perf_counter()
     restart_peak()
     checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
-    if checkpoint.kind == "kbit":
+    if isinstance(checkpoint, KbitCheckpoint):
         raise ModelError(f"{source}: is quantized already. Quantize the model that it was made from: {checkpoint.source}.")
     model = skeleton(checkpoint, trust_remote_code=trust_remote_code)
     bits = total_bits(model, recipe)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ class Producer:
 
 
 class Outliers:
-    """Chooses the kept columns of a model's layers. Deviations of rows are kept, so that each parameter is read once more at most."""
+    """Chooses the kept columns of a model's layers. Deviations are kept, so that each parameter is read once more at most."""
 
     def __init__(self, model: PreTrainedModel, sites: Iterable[Site], read: Read) -> None:
         """model: may be on the meta device; the weights come from `read`."""
@@ -46,7 +45,7 @@ class Outliers:
         self._deviations: dict[str, Tensor] = {}
 
     def kept_columns(self, site: Site, fmt: Format) -> Tensor | None:
-        """The columns of `site` that fmt keeps in 16 bits, int32 ascending; None where its own columns decide, or none is kept.
+        """The columns of `site` that fmt keeps in 16 bits, int32 ascending; None where its own decide, or none is kept.
 
         Of equal deviations the first columns are kept.
         """
@@ -67,7 +66,7 @@ class Outliers:
 
 
 def producers(site: Site, model: PreTrainedModel, sites: Iterable[Site]) -> list[Producer]:
-    """The layers whose rows make the input features of `site`, with the rows; several are multiplied. Empty: not known."""
+    """The layers whose rows make the input features of `site`, with the rows; several are multiplied."""
     parent, leaf = _place(site)
     if site.role != "linear" or _norm_between(model.get_submodule(parent), site.shape[1]):
         return []
