@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from kbit.errors import KbitError, StoreError
 from kbit.evaluation import Quality, Scorer, Windows, batch_size_for, batches, logits_of, ready, tokenize_windows
+from kbit.evaluation.forward import tokenizer_of
 from kbit.models import load, walk
 from kbit.recipes import Recipe, quantized_weights, rest_values, total_bits
 from kbit.study.peak import peak_bytes, restart_peak
@@ -124,7 +125,7 @@ class Loaded:
 
     def windows(self, spec: RunSpec) -> Windows:
         """The windows of the run's protocol; StoreError where they are not those that the spec was made for."""
-        windows = tokenize_windows(read_texts(spec.texts), self.original.kbit_tokenizer, spec.unbound_protocol)
+        windows = tokenize_windows(read_texts(spec.texts), tokenizer_of(self.original), spec.unbound_protocol)
         if windows.protocol.to_json() != spec.protocol:
             raise StoreError(f"{spec.texts[0]}: the text or the tokenizer changed while the study ran. Start it again.")
         return windows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,36 +107,49 @@ class Part(_Strict):
     protocols: Protocols | None = None
 
 
-class Grid(_Strict):
+@dataclass(frozen=True)
+class Product:
+    """Fields of which every combination is a run."""
+
+    models: list[str]
+    formats: list[str]
+    methods: list[str]
+    embeddings: list[str]
+    protocols: dict[str, GridProtocol]
+
+
+class Grid(Part):
     """models x formats x methods x embeddings x protocols; where there are `parts`, the union of their products instead.
 
     models: folders, GGUF files or hub ids; braces and globs; relative to the folder of the grid's file.
     formats: of the linear layers. embeddings: formats of embeddings and lm_head alike.
+    models, formats and protocols must be said, by the grid or by each of its parts.
     """
 
-    models: Words
-    formats: Formats
     methods: Methods = ["rtn"]
     embeddings: Formats = ["int8-row"]
-    protocols: Protocols
     parts: list[Part] = []
     _source: Path = PrivateAttr(default=Path("grid.yaml"))  # the file it came from: relative paths start in its folder
+
+    @model_validator(mode="after")
+    def _must_say_what_to_run(self) -> Grid:
+        for name in Part.model_fields:
+            if getattr(self, name) is None and not (self.parts and all(getattr(part, name) for part in self.parts)):
+                raise ValueError(f"the field '{name}' is missing. Add it{', or to each part' if self.parts else ''}.")
+        return self
 
     @property
     def source(self) -> Path:
         """The file that the grid came from; relative paths start in its folder."""
         return self._source
 
-    def products(self) -> list[Grid]:
-        """One grid without parts for each part, what a part leaves out filled in; the grid itself where it has no parts."""
+    def products(self) -> list[Product]:
+        """A product for each part, what the part leaves out filled in; the grid itself where it has no parts."""
         own = {name: getattr(self, name) for name in Part.model_fields}
-        filled = [
-            own | {name: value for name in own if (value := getattr(part, name)) is not None} for part in self.parts or [Part()]
+        return [
+            Product(**own | {name: value for name in own if (value := getattr(part, name)) is not None})
+            for part in self.parts or [Part()]
         ]
-        made = [Grid.model_construct(**fields) for fields in filled]
-        for grid in made:
-            grid._source = self._source
-        return made
 
 
 def read_grid(path: Path) -> Grid:
@@ -204,7 +218,7 @@ def _first_fault(path: Path, node: yaml.Node, error: ValidationError) -> str:
     place = list(fault["loc"])
     field = ".".join(str(part) for part in place if isinstance(part, str))
     where = f"grid {path}, line {_line(node, place)}"
-    if fault["type"] == "missing":
+    if fault["type"] == "missing":  # of a protocol: a grid's own fields may be those of its parts
         return f"{where}: the field '{field}' is missing. Add it."
     if fault["type"] == "extra_forbidden":
         owner: type[BaseModel] = GridProtocol if "protocols" in place else Part if "parts" in place else Grid
@@ -214,7 +228,7 @@ def _first_fault(path: Path, node: yaml.Node, error: ValidationError) -> str:
         return f"{where}: {field}: it is empty. Name at least one."
     reason = fault["msg"].removeprefix("Value error, ").removesuffix(".")
     got = "" if fault["type"] == "value_error" else f", not {reprlib.repr(fault['input'])}"
-    return f"{where}: {field or 'grid'}: {' '.join((reason + got).split())}."
+    return f"{where}: {field}{': ' if field else ''}{' '.join((reason + got).split())}."
 
 
 def _line(node: yaml.Node, place: list[Any]) -> int:

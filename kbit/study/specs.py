@@ -18,7 +18,7 @@ from kbit.formats import Format
 from kbit.models import architecture, load_tokenizer, parameters, parameters_linear, skeleton
 from kbit.recipes import Recipe
 from kbit.study.braces import expand_braces
-from kbit.study.grid import Grid, GridProtocol
+from kbit.study.grid import Grid, GridProtocol, Product
 from kbit.study.sources import find_models, find_texts, read_texts
 
 # Raised when the same spec gives another result than before (a bug mended in a codebook, another default of a method), so that
@@ -107,19 +107,17 @@ def expand(grid: Grid) -> list[RunSpec]:
                     text = texts.get(files) or texts.setdefault(files, read_texts(files))
                     spec = model.spec(recipe, name, entry, files, text)
                     specs.setdefault(spec.hash, spec)
-    if not specs:
-        raise StoreError(f"grid {grid.source}: it asks for no run. Add models, formats and protocols.")
     return list(specs.values())
 
 
-def _recipes(grid: Grid) -> Iterator[Recipe]:
+def _recipes(product: Product) -> Iterator[Recipe]:
     def words(entries: list[str]) -> list[str]:
         return list(dict.fromkeys(word for entry in entries for word in expand_braces(entry)))
 
-    for text in words(grid.formats):
+    for text in words(product.formats):
         fmt = Format.parse(text)
-        for method in ["rtn"] if fmt.is_float else words(grid.methods):  # a float is cast: no method has a say
-            for embeddings in words(grid.embeddings):
+        for method in ["rtn"] if fmt.is_float else words(product.methods):  # a float is cast: no method has a say
+            for embeddings in words(product.embeddings):
                 kept = str(Format.parse(embeddings))
                 yield Recipe(weights=str(fmt), method=method, embeddings=kept, lm_head=kept)
 

@@ -55,7 +55,11 @@ def test_a_part_takes_from_the_grid_what_it_leaves_out(write):
     assert (first.formats, first.embeddings) == (["bf16", "int{2..4}-b64"], ["int8-row", "bf16"])
     assert (second.formats, second.models, second.embeddings) == (["nf4-b64"], ["other"], ["int8-row"])
     assert first.protocols == second.protocols
-    assert first.source == second.source
+
+
+def test_what_each_part_says_the_grid_need_not(write):
+    text = GOOD.replace("models", "# models") + "parts:\n  - models: one\n  - models: two\n"
+    assert [part.models for part in read_grid(write(text)).products()] == [["one"], ["two"]]
 
 
 def test_a_grid_without_parts_is_its_own_product(write):
@@ -65,6 +69,14 @@ def test_a_grid_without_parts_is_its_own_product(write):
 
 BAD = {
     "a missing field": (GOOD.replace("models", "# models"), "line 2: the field 'models' is missing. Add it."),
+    "a field that only one part says": (
+        GOOD.replace("models", "# models") + "parts:\n  - models: one\n  - {}\n",
+        "line 2: the field 'models' is missing. Add it, or to each part.",
+    ),
+    "a protocol without a text": (
+        GOOD.replace("text: texts/books.txt, ", ""),
+        "line 6: the field 'protocols.family.text' is missing. Add it.",
+    ),
     "a misspelt field": (
         GOOD + "embedings: bf16\n",
         "line 7: there is no field 'embedings'; the nearest is 'embeddings'. "
