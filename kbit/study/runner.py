@@ -37,7 +37,8 @@ def run_study(
     with its reason, the others go on, and the next start tries it again.
     executor: a name of EXECUTORS. workers: by default one per core, fewer where so many copies of the largest model would not
     fit in half of the memory; each gets its share of the cores as threads.
-    progress: called with the percent of the work that is done, 100, and the runs that is.
+    progress: called with the percent of the work that is done, 100, and the runs that is; work is the time that runs of
+    larger models and longer texts take, so that a time to go can be told from it.
     dry_run: only say what would be done; the store need not exist, and nothing is written.
     Raises StoreError for a grid or a store that cannot be used, and what opening the models and texts raises.
     """
@@ -45,6 +46,8 @@ def run_study(
         raise StoreError(f"there is no executor '{executor}'. There are {', '.join(EXECUTORS)}.")
     if workers is not None and workers < 1:
         raise StoreError(f"{workers} workers do no work. Take 1 or more, or leave it out.")
+    if progress:
+        progress(0.0, 100.0, "opening models and texts")
     specs = expand(grid if isinstance(grid, Grid) else read_grid(grid))
     if dry_run:
         finished = {run.hash for run in read_outcomes(store) if run.error is None} if Path(store).exists() else set()

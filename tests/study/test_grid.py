@@ -185,3 +185,15 @@ def test_any_text_is_a_grid_or_refused_in_one_line(tmp_path_factory, text):
     path.write_text(text)
     with suppress(StoreError):
         assert isinstance(read_grid(path), Grid)
+
+
+def test_the_grid_of_the_how_to_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "howto-study.md").read_text()
+    (tmp_path / "grid.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert read_grid(tmp_path / "grid.yaml").products()[0].formats == ["bf16", "int{2..8}-b64", "{nf,fp}4-b64"]
+
+
+def test_the_how_to_names_every_field():
+    page = (Path(__file__).parents[2] / "docs" / "howto-study.md").read_text()
+    for field in (*Grid.model_fields, *GridProtocol.model_fields):
+        assert f"`{field}`" in page or field == "text", field

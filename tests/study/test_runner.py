@@ -69,9 +69,9 @@ def test_a_dry_run_writes_nothing(write_grid, store):
 def test_progress_counts_work_up_to_all_of_it(write_grid, store):
     seen = []
     run_study(write_grid("[one, two]"), store, executor="serial", progress=lambda *call: seen.append(call))
-    assert [call[0] for call in seen] == pytest.approx([100 * n / 6 for n in range(1, 7)])
+    assert [call[0] for call in seen] == pytest.approx([100 * n / 6 for n in range(7)])
     assert {call[1] for call in seen} == {100.0}
-    assert seen[0][2] == "1 of 6 runs, one f32"
+    assert seen[1][2] == "1 of 6 runs, one f32"
     assert seen[-1][2] == "6 of 6 runs, two int4-b32"
 
 
