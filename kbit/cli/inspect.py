@@ -24,7 +24,7 @@ def inspect(
     """
     from kbit.cli.progress import bar
     from kbit.cli.show import show
-    from kbit.recipes.inspection import inspect_model
+    from kbit.recipes import inspect_model
 
     with bar("inspecting") as advance:
         found = inspect_model(model, format, method=method, seed=seed, progress=advance, trust_remote_code=trust_remote_code)

@@ -2,6 +2,7 @@
 
 from kbit.recipes.bits import BitCount, total_bits
 from kbit.recipes.encoding import pack
+from kbit.recipes.inspection import Inspection, inspect_model
 from kbit.recipes.on_disk import quantize_checkpoint
 from kbit.recipes.recipe import Recipe
 from kbit.recipes.result import LayerResult, QuantizeResult
@@ -9,9 +10,11 @@ from kbit.recipes.simulate import quantize, quantized_weights, rest_values
 
 __all__ = [
     "BitCount",
+    "Inspection",
     "LayerResult",
     "QuantizeResult",
     "Recipe",
+    "inspect_model",
     "pack",
     "quantize",
     "quantize_checkpoint",
