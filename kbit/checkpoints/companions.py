@@ -16,7 +16,7 @@ from kbit.checkpoints.writer import write_json
 from kbit.errors import CheckpointError
 
 COPIED = (".json", ".model", ".txt", ".jinja")
-NOT_COPIED = (CONFIG, ".index.json", "training.json")  # ends of names; these speak of the source's weights
+NOT_COPIED = (CONFIG, "training.json")  # these, and indexes of shards, speak of the source's weights
 
 
 def copy_companions(source: Checkpoint | str | Path, out: Path) -> list[str]:
@@ -27,7 +27,7 @@ def copy_companions(source: Checkpoint | str | Path, out: Path) -> list[str]:
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     if isinstance(checkpoint, GgufCheckpoint):
         return _tokenizer_of_gguf(checkpoint, out)
-    wanted = [path for path in sorted(checkpoint.path.iterdir()) if path.suffix in COPIED and not path.name.endswith(NOT_COPIED)]
+    wanted = [path for path in sorted(checkpoint.path.iterdir()) if _is_companion(path.name)]
     try:
         for path in wanted:
             if path.name.endswith("_config.json"):
@@ -39,6 +39,10 @@ def copy_companions(source: Checkpoint | str | Path, out: Path) -> list[str]:
             f"{out}: the tokenizer cannot be copied there ({error.strerror}). Free space or name another folder."
         ) from None
     return [path.name for path in wanted]
+
+
+def _is_companion(name: str) -> bool:
+    return name.endswith(COPIED) and name not in NOT_COPIED and not name.endswith(".index.json")
 
 
 def _tokenizer_of_gguf(checkpoint: GgufCheckpoint, out: Path) -> list[str]:

@@ -15,7 +15,7 @@ from kbit.checkpoints.json_file import DAMAGED
 from kbit.checkpoints.safetensors_header import DTYPES, Entry, quoted
 from kbit.errors import CheckpointError
 
-HASH_CHUNK = 4 * 2**20  # bytes; stays in a core's cache
+HASH_CHUNK = 2**20  # bytes; stays in a core's cache
 
 
 def read_tensor(entry: Entry) -> Tensor:

@@ -145,7 +145,8 @@ class CheckpointWriter:
     def _reserve(self) -> None:
         """Write every header and claim the space of every file."""
         self._shards = lay_out(self._plans.values(), self._shard_bytes)
-        self._missing = {name for name, plan in self._plans.items() if plan.nbytes}
+        guards = {module.parameter for module in self._modules.values()}
+        self._missing = {name for name in self._plans if name not in guards}
         for shard in self._shards:
             assert len(shard.header) <= HEADER_LIMIT, "half a million tensors in a shard"
             file = (self.folder / shard.file_name).open("wb", buffering=0)
