@@ -13,10 +13,10 @@ import torch
 from kbit.errors import FormatError, ModelError
 from kbit.formats import Format
 from kbit.methods import choose
+from kbit.recipes import inspect_model
 from kbit.recipes.advice import BF16_FLOOR, SAMPLE, Advice, Trial, Tried, advise, measured, try_changes, worth
 from kbit.recipes.changes import TABLE, Change, changes_of
 from kbit.recipes.facts import facts_of, sample_rows, squared_error
-from kbit.recipes import inspect_model
 from kbit.recipes.inspection_text import sentences, why
 from tests.tiny_models import tiny, tiny_model, tiny_tokenizer
 
