@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 
 import torch
@@ -25,7 +26,7 @@ from kbit.formats.encoded import (
     unstored_scale,
 )
 from kbit.formats.format import Format, with_table
-from kbit.formats.learned import BINS, summarise
+from kbit.formats.learned import BINS, kmeans_levels, summarise
 from kbit.formats.nearest import Cells
 from kbit.formats.ranges import RANGES
 from kbit.formats.scales import tensor_scale_of, to_float16
@@ -89,9 +90,9 @@ def choose_grid(w: Tensor, fmt: Format, range_name: str | None = None, levels: T
     grid = span(w, fmt, name if name != "mse" else "min-max", SIGNS, mean)
     if name != "mse":
         return replace(grid, levels=learn_levels(w, grid))
-    tried = []
+    tried: list[tuple[float, Grid]] = []
     for _ in range(ALTERNATIONS if fmt.codebook == "kmeans" else 1):
-        grid = span(w, fmt, name, learn_levels(w, grid), mean)
+        grid = span(w, fmt, name, learn_levels(w, grid, start=grid.levels if tried else None), mean)
         tried.append((float(squared_error(w, grid, Cells.of(grid.levels)).sum()), grid))
     return min(tried, key=itemgetter(0))[1]
 
@@ -105,10 +106,11 @@ def span(w: Tensor, fmt: Format, range_name: str, levels: Tensor, mean: Tensor |
     return grid_of_range(fmt, low, high, levels, mean=mean, tensor_scale=tensor_scale)
 
 
-def learn_levels(w: Tensor, grid: Grid) -> Tensor:
+def learn_levels(w: Tensor, grid: Grid, start: Tensor | None = None) -> Tensor:
     """Levels learned from the weights over their scales, for the codebook of the grid's format.
 
-    For k-means a weight counts as scale^2, so that errors count in units of the weights; for quantiles all count alike.
+    For k-means a weight counts as scale^2, so that errors count in units of the weights, and `start` are levels to iterate from;
+    for quantiles all count alike.
     """
     fmt = grid.fmt
     top = grid.scale.max().clamp(min=torch.finfo(torch.float32).tiny)
@@ -120,7 +122,7 @@ def learn_levels(w: Tensor, grid: Grid) -> Tensor:
             weight = (part.scale / top).double().square() if fmt.codebook == "kmeans" else (part.scale > 0).double()
             yield torch.where(part.scale > 0, x / part.scale, 0.0), weight.expand_as(x)
 
-    learn = CODEBOOKS[fmt.codebook].levels
+    learn = CODEBOOKS[fmt.codebook].levels if start is None else partial(kmeans_levels, start=start)
     if w.numel() <= BINS:
         values, weights = (torch.cat([each.flatten() for each in side]) for side in zip(*chunks(), strict=True))
         return learn(fmt.k, values, weights)

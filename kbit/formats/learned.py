@@ -42,17 +42,20 @@ def sorted_points(values: Tensor, weights: Tensor | None) -> tuple[np.ndarray, n
     return points[mass > 0], mass[mass > 0]
 
 
-def kmeans_levels(k: int, values: Tensor, weights: Tensor | None = None) -> Tensor:
+def kmeans_levels(k: int, values: Tensor, weights: Tensor | None = None, start: Tensor | None = None) -> Tensor:
     """The at most 2^k levels of least weighted squared error to `values`, float32 and strictly ascending.
 
     Exact (dynamic programming over sorted points, Wu 1991) for up to max(2048, 2^18 / 2^k) distinct values. Beyond, the same over
     as many groups of values starts Lloyd's iteration, which has one fixed point where the density is log-concave, as a Gaussian's
-    (Trushkin 1982).
+    (Trushkin 1982). start: levels to iterate from instead, where values have changed a little since they were learned.
     """
     points, mass = sorted_points(values, weights)
     if len(points) <= 2**k:
         return ascending(points)
-    levels = optimal_levels(*coarse(points, mass, max(EXACT_POINTS, EXACT_WORK // 2**k)), 2**k)
+    if start is None:
+        levels = optimal_levels(*coarse(points, mass, max(EXACT_POINTS, EXACT_WORK // 2**k)), 2**k)
+    else:
+        levels = start.double().numpy()
     return ascending(lloyd(points, mass, levels))
 
 

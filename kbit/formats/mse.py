@@ -9,7 +9,7 @@ from kbit.formats.blocks import min_max, reduce_blocks, squared_error
 from kbit.formats.encoded import CHUNK, Grid, grid_of_range, pieces, reach, unflatten
 from kbit.formats.format import Format
 from kbit.formats.nearest import Cells
-from kbit.formats.scales import FLOAT32_MAX
+from kbit.formats.scales import FLOAT32_MAX, FLOAT32_TINY
 
 COARSE = 2 ** (-1 / 3)  # from one clip ratio to the next
 FINE = 2 ** (-1 / 12)
@@ -23,8 +23,9 @@ def mse_range(
 ) -> tuple[Tensor, Tensor]:
     """(low, high) of least squared error among those tried; never worse than min-max on the same grid of stored scales.
 
-    The range shrinks about its middle (about 0 for symmetric codebooks) by ratios 2^(-i/3), then 2^(-j/12) around each block's
-    best; then codes and scale (and minimum) are improved in turn by least squares. Each trial is rounded as it will be stored.
+    Both ends draw in together by ratios 2^(-i/3), with -asym and -min each also by itself; then both by 2^(-j/12) around each
+    block's best; then codes and scale (and minimum) are improved in turn by least squares. Each trial is rounded as it will be
+    stored. The ends draw in towards 0, with -min towards the block's mean, on which a level may be laid.
     """
     cells = Cells.of(levels)
     if fmt.granularity == "tensor":
@@ -43,19 +44,16 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """`mse_range` of some rows at once."""
     w = w.float()
-    low, high = min_max(w, fmt, mean)
-    if fmt.affine in ("asym", "min"):
-        middle, half = low / 2 + high / 2, high / 2 - low / 2
-    else:
-        middle, half = torch.zeros_like(low), torch.maximum(low.abs(), high.abs())
+    origin, down, up = reach_of_blocks(w, fmt, mean)
 
     def grid_of(ends: tuple[Tensor, Tensor]) -> Grid:
         return grid_of_range(fmt, *ends, levels, mean=mean, tensor_scale=tensor_scale)
 
-    def shrunk(ratio: Tensor | float) -> tuple[Tensor, Tensor]:
-        return (middle - half * ratio).clamp(min=-FLOAT32_MAX), (middle + half * ratio).clamp(max=FLOAT32_MAX)
+    def drawn_in(low_ratio: Tensor, high_ratio: Tensor) -> tuple[Tensor, Tensor]:
+        return (origin - down * low_ratio).clamp(min=-FLOAT32_MAX), (origin + up * high_ratio).clamp(max=FLOAT32_MAX)
 
-    best = shrunk(1.0)
+    whole = torch.ones_like(origin)
+    best = drawn_in(whole, whole)
     least = squared_error(w, grid_of(best), cells)
 
     def attempt(ends: tuple[Tensor, Tensor]) -> Tensor:
@@ -68,29 +66,64 @@ def search(
         return better
 
     if fmt.scales == "e8m0":
-        attempt(shrunk(2.0))  # OCP's rule may have clipped
-    ratio, chosen, idle = 1.0, torch.ones_like(low), 0
-    smallest = smallest_ratio(w, fmt, half)
-    while ratio > smallest and idle < PATIENCE:
-        ratio *= COARSE
-        better = attempt(shrunk(ratio))
-        chosen = torch.where(better, ratio, chosen)
-        idle = 0 if bool(better.any()) else idle + 1
+        attempt(drawn_in(2 * whole, 2 * whole))  # OCP's rule may have clipped
+    smallest = smallest_ratio(w, fmt, torch.maximum(down, up))
+    low_ratio, high_ratio = whole, whole
+    for moves_low, moves_high in ((1, 1), (1, 0), (0, 1)) if fmt.affine in ("asym", "min") else ((1, 1),):
+        step, idle = 1.0, 0
+        from_low, from_high = low_ratio, high_ratio
+        while step > smallest and idle < PATIENCE:
+            step *= COARSE
+            trial = (from_low * step**moves_low, from_high * step**moves_high)
+            better = attempt(drawn_in(*trial))
+            if fmt.affine == "min":
+                better |= attempt(with_level_on(origin, drawn_in(*trial), levels))
+            low_ratio, high_ratio = torch.where(better, trial[0], low_ratio), torch.where(better, trial[1], high_ratio)
+            idle = 0 if bool(better.any()) else idle + 1
     if fmt.scales == "e8m0":
         return best  # the coarse ratios have met every power of two
     for j in range(-FINE_STEPS, FINE_STEPS + 1):
         if j:
-            attempt(shrunk(chosen * FINE**j))
+            attempt(drawn_in(low_ratio * FINE**j, high_ratio * FINE**j))
     for _ in range(LEAST_SQUARES_ROUNDS):
         if not bool(attempt(least_squares(w, grid_of(best), cells)).any()):
             break
     return best
 
 
-def smallest_ratio(w: Tensor, fmt: Format, half: Tensor) -> float:
-    """Least over the blocks of mean |x| over half the range: what one magnitude would want, and more levels reach farther."""
-    mean = reduce_blocks(w, fmt, lambda x: x.abs().mean(-1), torch.mean)
-    return float(torch.where(half > 0, mean / half, 1.0).min())
+def with_level_on(origin: Tensor, ends: tuple[Tensor, Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends as far apart, moved by less than a step so that a level falls on `origin`, where a peaked block has most weights."""
+    low, high = ends
+    step = (high / levels[-1] - low / levels[-1]).clamp(min=FLOAT32_TINY)
+    moved = origin - ((origin - low) / step).round() * step
+    return moved, moved + (high - low)
+
+
+def reach_of_blocks(w: Tensor, fmt: Format, mean: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(origin, down, up) of each block: what its ends draw in towards, and how far they lie from it; alike for symmetric ones."""
+    low, high = min_max(w, fmt, mean)
+    if fmt.affine == "min":
+        origin = reduce_blocks(w, fmt, lambda x: x.double().mean(-1), torch.mean).float().clamp(low, high)
+        return origin, origin - low, high - origin
+    zero = torch.zeros_like(low)
+    if fmt.affine == "asym":
+        return zero, -low.clamp(max=0), high.clamp(min=0)
+    half = torch.maximum(low.abs(), high.abs())
+    return zero, half, half
+
+
+def smallest_ratio(w: Tensor, fmt: Format, extent: Tensor) -> float:
+    """Least over the blocks of mean |x| over the farther end: what one magnitude would want, and more levels reach farther.
+
+    With -min and -center x is the distance from the mean.
+    """
+
+    def magnitude(x: Tensor) -> Tensor:
+        x = x - x.mean(-1, keepdim=True) if fmt.affine in ("min", "center") else x
+        return x.abs().mean(-1)
+
+    mean = reduce_blocks(w, fmt, magnitude, torch.mean)
+    return float(torch.where(extent > 0, mean / extent, 1.0).min())
 
 
 def least_squares(w: Tensor, grid: Grid, cells: Cells) -> tuple[Tensor, Tensor]:

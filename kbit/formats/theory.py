@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kbit.formats.encoded import CHUNK, Grid, coded_columns, pieces, unflatten
+from kbit.formats.encoded import CHUNK, Grid, coded_columns, pieces, reach, unflatten
 from kbit.formats.encoding import choose_grid, widest_columns
 from kbit.formats.format import Format
 from kbit.formats.nearest import Cells
 from kbit.formats.scales import FLOAT16_MAX, to_float16
 
 LAST_PLACE = {"f16": 10, "bf16": 7}  # bits of the fraction
-ON_END = 2.0**-10  # of level 1: as far as the rounding of a float16 scale moves the weight that it was made from
+ON_END = {"f16": 2.0**-10, "s8": 2.0**-8, "e8m0": 0.0, "e4m3": 2.0**-5}  # how far rounded scales move the weight that made them
 LEAST_EXPONENT = {"f16": -14, "bf16": -126}  # below it the last place stays as it is
 
 
@@ -44,6 +44,7 @@ def grid_error(w: Tensor, grid: Grid) -> float:
     levels = grid.levels
     gaps = Cells.between(levels)
     variance = levels.double().diff().square() / 12
+    on_end = ON_END[grid.fmt.scales] * float(reach(grid.fmt, levels))
     total = 0.0
     for rows, blocks, columns in pieces(w.shape, grid.fmt):
         part, x = grid.part(rows, blocks), unflatten(w[rows, columns].float(), blocks)
@@ -52,9 +53,9 @@ def grid_error(w: Tensor, grid: Grid) -> float:
         gap = gaps.codes(inside).flatten().int().clamp_(max=max(0, len(variance) - 1))
         expected = variance.index_select(0, gap).view(x.shape) if len(variance) else torch.zeros(x.shape, dtype=torch.float64)
         if not part.whole:  # the weight that made a block's range lies on its end, not within the last gap, which may be wide
-            expected = torch.where((relative - levels[0]).abs().minimum((relative - levels[-1]).abs()) < ON_END, 0.0, expected)
+            expected = torch.where((relative - levels[0]).abs().minimum((relative - levels[-1]).abs()) <= on_end, 0.0, expected)
         excess = (relative - inside).double()
-        expected = torch.where(excess != 0, excess.square(), expected) * part.scale.double().square()
+        expected = torch.where(excess.abs() > on_end, excess.square(), expected) * part.scale.double().square()
         total += float(torch.where(part.scale > 0, expected, x.double().square()).sum())
     return total
 
