@@ -146,3 +146,19 @@ def test_the_slices_of_findings_are_named():
     size = SIZES[0]
     assert findings.curves[0].bits[0] == stored_bits(size, findings.curves[0].format, "bf16")["total_bits"]
     assert TRUTH["E"] < findings.curves[0].loss.min()
+
+
+@pytest.mark.parametrize(("alpha", "gamma", "direction"), [(0.35, 0.16, 1), (0.16, 0.35, -1)])
+def test_the_best_k_rises_with_the_budget_where_alpha_exceeds_gamma_and_falls_where_not(alpha, gamma, direction):
+    """At the best k, cost (lambda ln 2 - gamma / (k + s)) = alpha A n^-alpha / (k + s), as docs/law.md derives."""
+    a, c, steepness, scales = 0.7, 0.014, 2.0, 0.25
+    k = np.linspace(1, 12, 110_001)
+    best = []
+    for budget in (1.0, 10.0, 1000.0):
+        n = budget / (k + scales)
+        cost = c * n**-gamma * 2.0 ** (-steepness * (k - 4))
+        i = int((a * n**-alpha + cost).argmin())
+        best.append(k[i])
+        left = cost[i] * (steepness * np.log(2) - gamma / (k[i] + scales))
+        assert left == pytest.approx(alpha * a * n[i] ** -alpha / (k[i] + scales), rel=1e-3)
+    assert (np.diff(best) * direction > 0.1).all()
