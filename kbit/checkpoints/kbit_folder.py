@@ -16,7 +16,7 @@ from kbit.checkpoints.huggingface import read_config, read_entries
 from kbit.checkpoints.json_file import DAMAGED
 from kbit.checkpoints.modules import Module, guard_of, read_modules
 from kbit.checkpoints.safetensors_header import DTYPE_NAMES, Entry, quoted
-from kbit.errors import CheckpointError
+from kbit.errors import CheckpointError, KbitError
 from kbit.packed import PackedTensor
 
 FAULTS = {
@@ -93,7 +93,10 @@ class KbitCheckpoint(SafetensorsCheckpoint):
             return super().read(name)
         out = torch.empty(self.shape(name))
         for module in self._packed[name]:
-            w = self.read_packed(module.key).dequantize()
+            try:
+                w = self.read_packed(module.key).dequantize()
+            except KbitError as error:  # stored numbers that no packer writes
+                raise CheckpointError(f"{self.path}, {module.key}: {error}") from None
             matrix = out if module.expert is None else out[module.expert]
             matrix.copy_(w.T if module.transposed else w)
         return out
