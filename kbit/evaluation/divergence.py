@@ -27,7 +27,7 @@ def score_against(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[T
     The first three are float64 nats; the last is True where some token is the likeliest under both.
     KL = log(1 + sum_v p (e^x - 1 - x)), x = (logit - reference logit) - its mean under p, p = softmax(reference).
     That equals sum_v p (log p - log q), but where the models are close the plain difference of log-softmaxes loses all
-    digits in float32 (12% error at 5e-5 nats), while x is exact there: equal logits give exactly 0, and 1e-5 relative holds.
+    digits in float32 (12% error at 5e-5 nats), while x is exact there: equal logits give exactly 0, others 1e-5 of the KL.
     Where x is very large the definition is computed in float64.
     """
     parts = [

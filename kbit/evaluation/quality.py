@@ -121,8 +121,9 @@ class Quality:
         compared = {f.name for f in fields(self) if f.default is nan}
         shown = [f.name for f in fields(self) if not f.name.startswith("window_") and f.name != "protocol"]
         figures = {name: getattr(self, name) for name in shown if self.has_reference or name not in compared}
+        figures["tokens_per_second"] = self.tokens_per_second
         named = {name: value if isfinite(value) else None for name, value in figures.items()}
-        return named | {"protocol": json.loads(self.protocol.to_json()), "tokens_per_second": self.tokens_per_second}
+        return named | {"protocol": json.loads(self.protocol.to_json())}
 
     def __rich__(self) -> RenderableType:
         """The figures as a table, under the names that llama-perplexity prints."""
