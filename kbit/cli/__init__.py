@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "inspect"),
     "law": ("law", "law"),
     "plan": ("plan", "plan"),
+    "report": ("report", "report"),
     "study": ("study", "study"),
     "train-family": ("train_family", "train_family"),
     "info": ("info", "info"),

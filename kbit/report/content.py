@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,8 @@ def content_of(
         ruler=_ruler(best) if best else [],
         tiles=_tiles(rows, ranking["types"]),
         sections={
-            "curve": _curve(rows, axis),
-            "optimum": _optimum(rows, optimum, of_any, axis, best),
+            "curve": _curve(rows, axis, optimum),
+            "optimum": _optimum(optimum, of_any, axis, best),
             "types": _compared(types, ranking["types"], "data type"),
             "blocks": _compared(blocks, ranking["blocks"], "block size"),
             "front": _front(rows, front, axis),
@@ -66,17 +67,20 @@ def content_of(
     )
 
 
-def _curve(rows: Table, axis: str) -> Section:
+def _curve(rows: Table, axis: str, optimum: Optimum | LawError) -> Section:
     series = main_series(rows)
-    drawn = figures.loss_against_bits(rows, axis)
-    y = drawn["layout"]["yaxis"]
+    drawn = [figures.loss_against_bits(rows, axis)]
+    y = drawn[0]["layout"]["yaxis"]
     top = 10 ** y["range"][1] if y.get("type") == "log" else y["range"][1]
     above = int((rows["bits_per_byte"][rows["main"]] > top).sum())
     note = f"{words.plural(above, 'run')} of other formats or few bits {'lies' if above == 1 else 'lie'} above the frame; a double click shows them." if above else ""
-    return Section(verdict.what_bits_cost(rows, series[0]), note, [drawn])
+    if not isinstance(optimum, LawError):
+        losses = optimum.losses * float(np.median(bits_per_byte_of_nats(rows)))
+        drawn.append(figures.behind_the_best(optimum.budgets, losses, optimum.widths, axis, optimum.basis))
+    return Section(verdict.what_bits_cost(rows, series[0]), note, drawn)
 
 
-def _optimum(rows: Table, optimum: Optimum | LawError, of_any: Optimum | LawError, axis: str, best: Sequence[verdict.Stretch] | None) -> Section:
+def _optimum(optimum: Optimum | LawError, of_any: Optimum | LawError, axis: str, best: Sequence[verdict.Stretch] | None) -> Section:
     if isinstance(optimum, LawError) or best is None:
         return Section(missing=str(optimum))
     cells = [
@@ -85,9 +89,7 @@ def _optimum(rows: Table, optimum: Optimum | LawError, of_any: Optimum | LawErro
         for part in best
     ]  # fmt: skip
     table = {"caption": "Best bit width by budget", "head": ["bits", "bytes", "best", "mean probability"], "rows": cells}
-    losses = optimum.losses * float(np.median(bits_per_byte_of_nats(rows)))
-    drawn = [figures.behind_the_best(optimum.every_budget, losses, optimum.widths, axis, optimum.basis)]
-    drawn += [figures.best_by_budget(optimum.budgets, optimum.chances, optimum.widths, axis, f"Measured: {optimum.basis}, interpolated")]
+    drawn = [figures.best_by_budget(optimum.budgets, optimum.chances, optimum.widths, axis, f"Measured: {optimum.basis}, interpolated")]
     if len(optimum.law_budgets):
         title = f"By the law ({optimum.law_form}), beyond what was measured too"
         drawn.append(figures.best_by_budget(optimum.law_budgets, optimum.law_chances, optimum.widths, axis, title, measured=optimum.budgets[[0, -1]]))
@@ -126,7 +128,7 @@ def _compared(groups: dict[int, dict[str, Table]], ranking: Mapping[int, list[St
         return Section(missing=f"No bit width was run with more than one {what}. Add {more} to the grid.")
     names = {name for named in groups.values() for name in named}
     order = sorted(names, key=block_order) if what == "block size" else sorted(names)
-    colour: Callable[..., str] = colour_of_block if what == "block size" else colour_of_category
+    colour: Callable[..., str] = partial(colour_of_block, len(order)) if what == "block size" else colour_of_category
     rows = [
         [words.bit_width(k), standing.name, words.probability(standing.probability), "" if i == 0 else f"+{words.small(standing.behind)}",
          "" if i == 0 else f"{words.small(standing.low)} to {words.small(standing.high)}"]

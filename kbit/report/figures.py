@@ -67,8 +67,7 @@ def behind_the_best(budgets: np.ndarray, losses: np.ndarray, widths: Sequence[in
     top = 1.15 * float(np.nanmedian(behind[behind > 0])) if np.any(behind > 0) else 1.0
     drawn = figure(
         bits_axis(budgets, AXIS_TITLES[axis]), {"range": [-0.03 * top, top], "title": f"{BYTES} behind the best", "nticks": 6},
-        height=340, phone=300, title=f"Behind the best at the same bits ({plain(basis)})", ticks=bits_ticks(budgets),
-        legend=legend_of_k(widths),
+        height=300, phone=280, title="Behind the best bit width at the same bits", note=plain(basis), ticks=bits_ticks(budgets),
     )  # fmt: skip
     for i, k in enumerate(widths):
         known = np.isfinite(behind[:, i])

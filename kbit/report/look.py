@@ -44,9 +44,9 @@ def colour_of_category(index: int, part: str = "") -> str:
     return f"var(--c{index % CATEGORIES + 1}{part})"
 
 
-def colour_of_block(index: int, part: str = "") -> str:
-    """The colour of the index-th granularity, fine to coarse."""
-    return f"var(--b{min(index, BLOCKS - 1) + 1}{part})"
+def colour_of_block(count: int, index: int, part: str = "") -> str:
+    """The colour of the index-th of `count` granularities, fine to coarse."""
+    return f"var(--b{1 + round(index * (BLOCKS - 1) / max(count - 1, 1))}{part})"
 
 
 def figure(x: Mapping[str, Any], y: Mapping[str, Any], *, height: int, phone: int, title: str = "", **meta: Any) -> Figure:

@@ -12,6 +12,7 @@ from kbit.laws.runs import Slice
 from kbit.report.runs import Table
 
 BUDGETS = 96  # points of a curve over the budgets
+FEW = 32  # where only a sentence is wanted
 BEYOND = 4.0  # the law is drawn for budgets up to this multiple of the largest measured one
 
 
@@ -19,12 +20,13 @@ BEYOND = 4.0  # the law is drawn for budgets up to this multiple of the largest 
 class Optimum:
     """Probabilities (budgets, widths) that each of `widths` is the best at each budget (bits, ascending).
 
-    every_budget and losses (nats, nan where a k was not measured) reach over all that was measured; budgets and chances are from interpolation where smaller and larger sizes were both beaten; the law's reach further and are empty where there is no law. `basis` is the kind of format whose k is chosen.
+    These and `losses` (nats, nan where a k was not measured) are from interpolation, at the budgets where smaller and larger
+    sizes were both beaten; the law's reach further and are empty where there is no law, or any format is asked for. `basis` is
+    the kind of format whose k is chosen.
     """
 
-    every_budget: np.ndarray
-    losses: np.ndarray
     budgets: np.ndarray
+    losses: np.ndarray
     chances: np.ndarray
     widths: tuple[int, ...]
     basis: str
@@ -43,15 +45,16 @@ def find_optimum(table: Table, axis: str, law: Law | None, slice_: Slice, *, kin
     kind = kind or main_kind(runs)
     found = curves(runs, axis, None if kind == "any" else kind)
     low, high = min(curve.bits[0] for curve in found), max(curve.bits[-1] for curve in found)
-    budgets = np.geomspace(low, high, BUDGETS)
+    budgets = np.geomspace(low, high, BUDGETS if kind != "any" else FEW)
     best = best_k(part, budgets, axis=axis, kind=kind, law=law, seed=seed, **chosen)
     first, last = _longest_measured(best)
     wide = np.geomspace(low / 2, high * BEYOND, BUDGETS)
-    by_law = best_k(part, wide, axis=axis, kind=kind, law=law, bootstrap=1, seed=seed, **chosen).law_probability if law else None
+    by_law = None
+    if law is not None and kind != "any":
+        by_law = best_k(part, wide, axis=axis, kind=kind, law=law, bootstrap=1, seed=seed, **chosen).law_probability
     return Optimum(
-        every_budget=budgets,
-        losses=best.losses,
         budgets=budgets[first:last],
+        losses=best.losses[first:last],
         chances=np.nan_to_num(best.probability[first:last]),
         widths=best.ks,
         basis=best.kind,

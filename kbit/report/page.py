@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
@@ -24,7 +24,6 @@ from plotly.offline import get_plotlyjs
 
 from kbit.errors import LawError, StoreError
 from kbit.laws import Law, fit, pareto
-from kbit.laws.runs import Slice
 from kbit.report.content import Content, Section, content_of
 from kbit.report.formula import as_html, pieces
 from kbit.report.optimum import Optimum, find_optimum
@@ -76,19 +75,28 @@ def make_report(
     bootstrap: int = 200,
     seed: int = 0,
     date: datetime | None = None,
+    progress: Callable[[float, float, str], None] = lambda done, total, doing: None,
 ) -> Report:
     """The report on a table of runs.
 
     title: default "The k-bit law of <families>". provenance: what the table cannot say (texts and their hashes, numerics), a
-    heading -> name -> value, shown before what it can. command: how this report was asked for. bootstrap: resamples of the law.
+    heading -> name -> value, shown before what it can. command: how this report was asked for. bootstrap: resamples of the law. progress: called
+    with steps done, steps in all and what is being done.
     Raises StoreError where no run is quantized.
     """
     shown = views(table)
     if not shown:
         raise StoreError("the store holds no quantized run, so there is nothing to report. Add formats such as int4-b64 to the grid.")
-    laws = _laws(table, shown, bootstrap, seed)
+    laws: dict[tuple[str, str, str], Law | LawError] = {}
+    contents = {}
+    for done, view in enumerate(shown):
+        progress(done, len(shown), f"{view.family}, {view.protocol}, embeddings {view.embeddings}, {AXIS_NAMES[view.axis]}")
+        key = (view.family, view.protocol, view.embeddings)
+        if key not in laws:
+            laws[key] = _law_of(table, view, laws.values(), bootstrap, seed)
+        contents[view] = _content(table, view, laws[key], seed)
+    progress(len(shown), len(shown), "")
     figures = _Pool()
-    contents = {view: _content(table, view, laws[view.family, view.protocol, view.embeddings], seed) for view in shown}
     first = contents[shown[0]]
     families = sorted({view.family for view in shown})
     title = title or f"The k-bit law of {', '.join(families)}"
@@ -104,34 +112,27 @@ def make_report(
     return Report(_fill(title, date, first, told, data), first.headline)
 
 
-def _laws(table: Table, shown: Sequence[View], bootstrap: int, seed: int) -> dict[tuple[str, str, str], Law | LawError]:
-    """A law for each slice; the form that judges best on the first is used for all, so that they compare."""
-    laws: dict[tuple[str, str, str], Law | LawError] = {}
-    form = "best"
-    for view in shown:
-        key = (view.family, view.protocol, view.embeddings)
-        if key in laws:
-            continue
-        slice_ = Slice(family=view.family, protocol=view.protocol, embeddings=view.embeddings)
-        try:
-            law = fit(table, form, bootstrap=bootstrap, seed=seed, **slice_)
-        except LawError as error:
-            laws[key] = error
-        else:
-            laws[key], form = law, law.form
-    return laws
+def _law_of(table: Table, view: View, others: Iterable[Law | LawError], bootstrap: int, seed: int) -> Law | LawError:
+    """The view's law, or why it has none; its form is that of the other laws, so that they compare, or else the best."""
+    form = next((law.form for law in others if isinstance(law, Law)), "best")
+    try:
+        return fit(table, form, bootstrap=bootstrap, seed=seed, **view.as_slice)
+    except LawError as error:
+        return error
 
 
 def _content(table: Table, view: View, law: Law | LawError, seed: int) -> Content:
     rows = rows_of(table, view)
-    slice_ = Slice(family=view.family, protocol=view.protocol, embeddings=view.embeddings)
-    optima: list[Optimum | LawError] = []
-    for kind in (None, "any"):
-        try:
-            optima.append(find_optimum(table, view.axis, None if isinstance(law, LawError) else law, slice_, kind=kind, seed=seed))
-        except LawError as error:
-            optima.append(error)
+    known = None if isinstance(law, LawError) else law
+    optima = [_optimum_of(table, view, known, kind, seed) for kind in (None, "any")]
     return content_of(rows, view.axis, optima[0], optima[1], law, pareto(rows, view.axis, "bits_per_byte"))
+
+
+def _optimum_of(table: Table, view: View, law: Law | None, kind: str | None, seed: int) -> Optimum | LawError:
+    try:
+        return find_optimum(table, view.axis, law, view.as_slice, kind=kind, seed=seed)
+    except LawError as error:
+        return error
 
 
 class _Pool:

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 
 from kbit.report import words
 from kbit.report.runs import Table
+from kbit.study import read_outcomes
 
 Provenance = Mapping[str, Mapping[str, str]]  # heading -> name -> value
 
 PACKAGES = ("kbit", "torch", "transformers", "numpy", "scipy", "plotly")
 
 
+def read_provenance(store: Path) -> dict[str, dict[str, str]]:
+    """What a store knows of its runs and its table does not say: every protocol in full with the hashes of its text, NUMERICS.
+
+    Raises StoreError as kbit.study.read_outcomes does.
+    """
+    outcomes = read_outcomes(Path(store))
+    settings: dict[str, dict[str, set[str]]] = {}
+    for outcome in outcomes:
+        protocol = settings.setdefault(f"Protocol {outcome.about.get('protocol', '')}", {})
+        for name, value in outcome.spec.get("protocol", {}).items():
+            protocol.setdefault(name, set()).add(value if isinstance(value, str) else json.dumps(value))
+    found = {heading: {name: words.listing(sorted(values)) for name, values in protocol.items()} for heading, protocol in settings.items()}
+    numerics = sorted({str(outcome.spec.get("numerics")) for outcome in outcomes})
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    found["Runs"] = {"store": Path(store).name, "NUMERICS": words.listing(numerics), "failed runs": str(failed)}
+    return found
+
+
 def provenance_of(table: Table, told: Provenance, command: str, date: datetime) -> dict[str, dict[str, str]]:
     """What was told first, then what the table and this machine say."""
     found = {heading: dict(facts) for heading, facts in told.items()}
-    found["Runs"] = {**_runs(table), **found.get("Runs", {})}
+    found["Runs"] = {**found.pop("Runs", {}), **_runs(table)}
     found["This page"] = {
         "written": date.isoformat(sep=" ", timespec="seconds"),
         **({"command": command} if command else {}),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kbit.laws.runs import Slice
+
 Table = Mapping[str, np.ndarray]
 
 AXES = {"total": "total_bits", "linear": "linear_bits"}
@@ -31,6 +33,11 @@ class View:
     def key(self) -> str:
         """The view's name in the page."""
         return "\n".join((self.family, self.protocol, self.embeddings, self.axis))
+
+    @property
+    def as_slice(self) -> Slice:
+        """The view's runs as kbit.laws names them."""
+        return Slice(family=self.family, protocol=self.protocol, embeddings=self.embeddings)
 
 
 def views(table: Table) -> list[View]:

@@ -5,6 +5,8 @@
 const page = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
 const narrow = () => window.innerWidth <= 640;
+const printing = () => root.classList.contains("printing");
+const PAPER = { one: 680, two: 335, many: 220 }; // widths of figures in print, pixels: three columns of style.css fit A4 and Letter
 const shown = { view: null, hidden: new Map(), choices: new Map() };
 
 function make(tag, properties = {}, ...children) {
@@ -65,8 +67,8 @@ function drawFigure(place) {
   const traces = figure.data.filter((trace) => !(trace.meta?.group !== undefined && trace.meta.group !== choice) && !hidden.has(trace.legendgroup));
   const layout = painted(figure.layout, styles);
   const small = narrow();
-  layout.width = Math.max(200, Math.floor(place.clientWidth));
-  layout.height = small ? meta.phone : meta.height;
+  layout.width = printing() ? PAPER[place.closest(".figures").classList[1]] : Math.max(200, Math.floor(place.clientWidth));
+  layout.height = small || printing() ? meta.phone : meta.height;
   layout.font.family = styles.getPropertyValue("--sans").trim();
   layout.dragmode = small ? false : layout.dragmode;
   if (small) {
@@ -110,7 +112,7 @@ function placeLabels(place, labels, styles, small) {
     });
   }
   const free = (box) => box[0] > -2 && box[1] > -2 && box[2] < width + 10 && box[3] < height + 2
-    && !taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
+    && !taken.some((other) => box[0] - 1 < other[2] && other[0] < box[2] + 1 && box[1] < other[3] && other[1] < box[3]);
   const placed = [];
   for (const label of labels) {
     const [px, py] = [xaxis.d2p(label.x), yaxis.d2p(label.y)];
@@ -169,7 +171,7 @@ function fillSection(section) {
   tools.replaceChildren(...toolsOf(slug, content));
   const figures = section.querySelector("[data-figures]");
   figures.querySelectorAll(".canvas").forEach((place) => Plotly.purge(place));
-  figures.className = `figures ${["", "one", "two"][content.figures.length] ?? "many"}`;
+  figures.className = `figures ${slug === "curve" ? "one" : content.figures.length === 2 || content.figures.length === 4 ? "two" : "many"}`;
   figures.replaceChildren(...content.figures.map((index) => figureOf(slug, index)));
   section.querySelector("[data-tables]").replaceChildren(...content.tables.map(tableOf));
 }
@@ -283,6 +285,7 @@ function fillSwitches() {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawInTurn);
 window.addEventListener("beforeprint", () => {
   root.classList.add("printing");
+  turn++; // the screen's drawing ends here
   drawAll();
 });
 window.addEventListener("afterprint", () => {
@@ -292,7 +295,7 @@ window.addEventListener("afterprint", () => {
 let width = window.innerWidth;
 let waiting = 0;
 window.addEventListener("resize", () => {
-  if (window.innerWidth === width || root.classList.contains("printing")) return;
+  if (window.innerWidth === width || printing()) return;
   width = window.innerWidth;
   clearTimeout(waiting);
   waiting = setTimeout(drawInTurn, 120);

@@ -19,7 +19,8 @@ SECTIONS = {
         "Loss against bits",
         "Each line is one bit width over the sizes of the family; lower is better, and at any number of bits the lowest line is the "
         "best use of them. Bands are 95% intervals for comparing runs with each other: what makes one window of the text harder than "
-        "another is taken out, since all runs share it.",
+        "another is taken out, since all runs share it. Below, the same lines as distances from the lowest one, where "
+        "smaller and larger sizes were measured.",
     ),
     "optimum": Text(
         "Best k",
@@ -31,7 +32,7 @@ SECTIONS = {
     "types": Text(
         "Data types",
         "Data types side by side",
-        "What each data type adds to the loss of the same model in 16 bits, a panel for each bit width, all on the same axes. The "
+        "What each data type adds to the loss of the same model in 16 bits, a panel for each bit width with a scale of its own. The "
         "ranking interpolates each line and compares at equal bits, resampling the windows of the text.",
     ),
     "blocks": Text(

@@ -2,7 +2,7 @@
 
 (() => {
   const { columns, rows } = page.runs;
-  const PAGE = 40;
+  const PAGE = narrow() ? 15 : 40;
   const at = column;
   const head = columns.filter((item) => item.width < 4);
   const state = { sort: "total_bits", descending: false, words: "", picked: {}, count: PAGE };
