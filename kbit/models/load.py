@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kbit.checkpoints.checkpoint import Checkpoint
+from kbit.checkpoints.gguf_file import GgufCheckpoint
 from kbit.checkpoints.open import open_checkpoint
 from kbit.errors import ModelError
 from kbit.models.assembly import Assembly
@@ -50,13 +51,15 @@ def load_tokenizer(path_or_hub_id: str | Path, *, trust_remote_code: bool = Fals
 
 
 def _has_tokenizer(checkpoint: Checkpoint) -> bool:
-    return checkpoint.kind == "gguf" or any((checkpoint.path / name).is_file() for name in TOKENIZER_FILES)
+    if isinstance(checkpoint, GgufCheckpoint):
+        return "tokenizer.ggml.model" in checkpoint.header.settings
+    return any((checkpoint.path / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     path = checkpoint.path
     try:
-        if checkpoint.kind == "gguf":
+        if isinstance(checkpoint, GgufCheckpoint):
             return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers fail with errors of many kinds

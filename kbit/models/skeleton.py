@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from kbit.checkpoints import json_file
 from kbit.checkpoints.checkpoint import Checkpoint
 from kbit.errors import ModelError
 from kbit.models.assembly import Assembly
@@ -46,10 +47,9 @@ def skeleton(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, trus
     return model
 
 
-def one_line(error: BaseException) -> str:
-    """The message of `error` on one line, short."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= 200 else text[:197] + "..."
+def one_line(error: Exception) -> str:
+    """What `error` says, on one line and without a stop."""
+    return json_file.one_line(error).rstrip(".")
 
 
 def _on_meta(checkpoint: Checkpoint, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
