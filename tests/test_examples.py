@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-SHOWS = {"three_lines": "bits per byte", "own_levels": "table4:curved-b64", "compare_bits": "int3-b64"}
+SHOWS = {"three_lines": "Bits per byte", "own_levels": "table4:curved-b64", "compare_bits": "int3-b64"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(example, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
