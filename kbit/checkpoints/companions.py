@@ -27,7 +27,7 @@ def copy_companions(source: Checkpoint | str | Path, out: Path) -> list[str]:
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     if isinstance(checkpoint, GgufCheckpoint):
         return _tokenizer_of_gguf(checkpoint, out)
-    wanted = [path for path in sorted(checkpoint.path.iterdir()) if _is_companion(path.name)]
+    wanted = [path for path in sorted(checkpoint.path.iterdir()) if _is_companion(path.name) and path.is_file()]
     try:
         for path in wanted:
             if path.name.endswith("_config.json"):

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from kbit.checkpoints.json_file import one_line
 from kbit.errors import CheckpointError
@@ -25,7 +24,7 @@ def fetch(hub_id: str, *, revision: str | None = None) -> Path:
     """The folder in the local cache that holds the model `hub_id`, downloaded where it is not there yet."""
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # the hub, its client and the network have errors of many kinds
         raise CheckpointError(
             f"{hub_id}: is no path here, and the hub does not give it ({one_line(error)}). "
             "Check the name and the network; a private model needs `hf auth login`."
