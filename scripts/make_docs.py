@@ -1,4 +1,4 @@
-"""Write the generated parts of the documents: help of the commands, levels of the codebooks, forms of the law.
+"""Write the generated parts of the documents: help of the commands, levels of the codebooks.
 
 A part stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`. With --check nothing is written, and the exit code is 1
 where a page is not what the program says today.
@@ -49,14 +49,6 @@ def commands_table() -> str:
     return "\n".join(["| command | what it does |", "| --- | --- |", *rows])
 
 
-def forms_table() -> str:
-    """Every form of the law, its formula and its source."""
-    from kbit.laws.forms import FORMS
-
-    rows = [f"| `{name}` | `{form.formula}` | {form.cite} |" for name, form in FORMS.items()]
-    return "\n".join(["| form | loss | source |", "| --- | --- | --- |", *rows])
-
-
 def levels() -> str:
     """The levels of every fixed codebook up to 4 bits."""
     from kbit.formats.describe import levels_tables
@@ -72,7 +64,7 @@ def parts() -> dict[str, tuple[str, Callable[[], str]]]:
         f"howto-{name}.md": ("help", lambda name=name: help_of(name))  # type: ignore[misc]
         for name in COMMANDS
     }
-    return {**found, "cli.md": ("commands", commands_table), "law.md": ("forms", forms_table), "formats.md": ("levels", levels)}
+    return {**found, "cli.md": ("commands", commands_table), "formats.md": ("levels", levels)}
 
 
 def with_part(text: str, name: str, part: str, page: str) -> str:
