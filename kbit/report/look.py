@@ -4,7 +4,7 @@ Plain dicts rather than plotly's classes, whose checks take longer than all the 
 figure through them). Colours are CSS variables, "var(--k4)", which script.js fills in for the theme. What plotly has no word for
 travels in `layout.meta` and in each trace's `meta`, and script.js carries it out:
 runs            rows of the table of all runs, one a point: what hovering shows (trace)
-group           which of `choices` a trace belongs to; the reader sees one at a time (trace, choices)
+group           which of `choices` a trace belongs to; the reader sees one at a time (trace, choices), on its y axis (axes)
 labels          texts at points, placed where they collide with nothing, left out where there is no room
 legend          buttons that switch traces of a `legendgroup` off and on
 ticks           sets of ticks of the x axis, the densest first, of which that is taken which fits
@@ -99,20 +99,28 @@ def _ticks(low: float, high: float, steps: Sequence[int]) -> list[float]:
     return [float(f"{step}e{power}") for power in powers for step in steps if low <= step * 10.0**power <= high]
 
 
-def points(x: np.ndarray, y: np.ndarray, rows: Table, *, hover: str = "", meta: Mapping[str, Any] | None = None, **look: Any) -> dict[str, Any]:
+def points(
+    x: np.ndarray, y: np.ndarray, rows: Table, *, hover: str = "", meta: Mapping[str, Any] | None = None, **look: Any
+) -> dict[str, Any]:
     """A trace of runs, one a point; `hover` is a line more, in plotly's template, for what hovering shows of a run."""
     template = "%{text}" + (f"<br>{hover}" if hover else "") + "<extra></extra>"
-    return {
-        "type": "scatter", "mode": "markers", "x": x, "y": y, "hovertemplate": template, "meta": {"runs": rows["row"], **(meta or {})}, **look
-    }  # fmt: skip
+    meta = {"runs": rows["row"], **(meta or {})}
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "hovertemplate": template, "meta": meta, **look}
 
 
 def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, **look: Any) -> dict[str, Any]:
     """A filled band between two lines."""
     return {
-        "type": "scatter", "mode": "lines", "x": [*x, *x[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "fillcolor": colour,
-        "line": {"width": 0}, "hoverinfo": "skip", **look,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*x, *x[::-1]],
+        "y": [*high, *low[::-1]],
+        "fill": "toself",
+        "fillcolor": colour,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        **look,
+    }
 
 
 def dot(colour: Any, size: float = 7) -> dict[str, Any]:
@@ -120,9 +128,19 @@ def dot(colour: Any, size: float = 7) -> dict[str, Any]:
     return {"size": size, "color": colour, "line": {"color": PAPER, "width": 1}}
 
 
-def label(x: float, y: float, text: str, colour: str, *, short: str = "", group: str = "", sides: Sequence[str] = ("right",)) -> dict[str, Any]:
-    """A text at a point of the figure, on the first of `sides` (right, left, above, below, below-left, ..., centre) that is free."""
-    return {"x": float(x), "y": float(y), "text": text, "short": short or text, "colour": colour, "group": group, "sides": list(sides)}
+def label(
+    x: float, y: float, text: str, colour: str, *, short: str = "", group: str = "", sides: Sequence[str] = ("right",)
+) -> dict[str, Any]:
+    """A text at a point, on the first of `sides` (right, left, above, below, below-left, centre, ...) that is free."""
+    return {
+        "x": float(x),
+        "y": float(y),
+        "text": text,
+        "short": short or text,
+        "colour": colour,
+        "group": group,
+        "sides": list(sides),
+    }
 
 
 def plain(text: object) -> str:

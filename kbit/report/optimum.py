@@ -10,6 +10,7 @@ from kbit.errors import LawError
 from kbit.laws import BestK, Law, best_k, choose_slice, curves, main_kind, prepare
 from kbit.laws.runs import Slice
 from kbit.report.runs import Table
+from kbit.report.verdict import Stretch, stretches
 
 BUDGETS = 96  # points of a curve over the budgets
 FEW = 32  # where only a sentence is wanted
@@ -33,6 +34,11 @@ class Optimum:
     law_budgets: np.ndarray
     law_chances: np.ndarray
     law_form: str
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The budgets cut where the best k changes."""
+        return stretches(self.budgets, self.chances, self.widths)
 
 
 def find_optimum(table: Table, axis: str, law: Law | None, slice_: Slice, *, kind: str | None = None, seed: int = 0) -> Optimum:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kbit.report import words
 from kbit.report.runs import Table
-from kbit.study import read_outcomes
+from kbit.study.store import read_outcomes
 
 Provenance = Mapping[str, Mapping[str, str]]  # heading -> name -> value
 
@@ -32,7 +32,10 @@ def read_provenance(store: Path) -> dict[str, dict[str, str]]:
         protocol = settings.setdefault(f"Protocol {outcome.about.get('protocol', '')}", {})
         for name, value in outcome.spec.get("protocol", {}).items():
             protocol.setdefault(name, set()).add(value if isinstance(value, str) else json.dumps(value))
-    found = {heading: {name: words.listing(sorted(values)) for name, values in protocol.items()} for heading, protocol in settings.items()}
+    found = {
+        heading: {name: words.listing(sorted(values)) for name, values in protocol.items()}
+        for heading, protocol in settings.items()
+    }
     numerics = sorted({str(outcome.spec.get("numerics")) for outcome in outcomes})
     failed = sum(outcome.error is not None for outcome in outcomes)
     found["Runs"] = {"store": Path(store).name, "NUMERICS": words.listing(numerics), "failed runs": str(failed)}

@@ -53,16 +53,20 @@ def views(table: Table) -> list[View]:
         family, protocol, embeddings = triple
         return -sizes[family], family, -triples[triple], protocol, embeddings in LOSSLESS, embeddings
 
-    return [View(*triple, axis) for triple in sorted(triples, key=rank) for axis in AXES]
+    return [
+        View(family, protocol, embeddings, axis) for family, protocol, embeddings in sorted(triples, key=rank) for axis in AXES
+    ]
 
 
 def rows_of(table: Table, view: View) -> Table:
     """The view's runs with these columns more, each (runs,):
 
-    row: where the run stands in the table. bits: on the view's axis. series: what the format is but for its k ("int-b64"). granularity: "b64", "row", "tensor".
-    main: whether the run is of its size's longest training and first seed. added, added_stderr: bits per byte above the
-    16-bit run of the same model, paired over windows. band: half the 95% interval for comparing runs of this view with
-    each other, bits per byte: the windows' difficulty, which all runs share, is taken out.
+    row: where the run stands in the table. bits: on the view's axis.
+    series: what the format is but for its k ("int-b64"). granularity: "b64", "row", "tensor".
+    main: whether the run is of its size's longest training and first seed.
+    added, added_stderr: bits per byte above the 16-bit run of the same model, paired over windows.
+    band: half the 95% interval for comparing runs of this view with each other, bits per byte: the windows' difficulty,
+    which all runs share, is taken out.
     """
     chosen = (table["family"] == view.family) & (table["protocol"] == view.protocol)
     chosen &= (table["embeddings"] == view.embeddings) | ((table["k"] >= KEPT) & ~_has_baseline(table, view))
@@ -107,7 +111,9 @@ def lines(rows: Table) -> Iterator[tuple[int, Table]]:
 def longest_trained(rows: Table) -> np.ndarray:
     """Whether each run is of its size's longest training."""
     tokens = np.nan_to_num(rows["training_tokens"].astype(float), nan=np.inf)
-    return np.array([t == tokens[rows["parameters"] == n].max() for t, n in zip(tokens, rows["parameters"], strict=True)], dtype=bool)
+    return np.array(
+        [t == tokens[rows["parameters"] == n].max() for t, n in zip(tokens, rows["parameters"], strict=True)], dtype=bool
+    )
 
 
 def main_series(rows: Table) -> list[str]:
@@ -155,7 +161,7 @@ def _added(rows: Table) -> tuple[np.ndarray, np.ndarray]:
     for i, model in enumerate(rows["model"]):
         if (base := baseline.get(model)) is not None:
             added[i] = rows["bits_per_byte"][i] - rows["bits_per_byte"][base]
-            stderr[i] = paired_stderr(rows, i, base)
+            stderr[i] = paired_stderr(rows, i, int(base))
     return added, stderr
 
 

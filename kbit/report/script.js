@@ -66,6 +66,7 @@ function drawFigure(place) {
   const choice = shown.choices.get(slug) ?? (meta.choices ?? [])[0];
   const traces = figure.data.filter((trace) => !(trace.meta?.group !== undefined && trace.meta.group !== choice) && !hidden.has(trace.legendgroup));
   const layout = painted(figure.layout, styles);
+  Object.assign(layout.yaxis, meta.axes?.[choice]);
   const small = narrow();
   layout.width = printing() ? PAPER[place.closest(".figures").classList[1]] : Math.max(200, Math.floor(place.clientWidth));
   layout.height = small || printing() ? meta.phone : meta.height;
@@ -171,7 +172,7 @@ function fillSection(section) {
   tools.replaceChildren(...toolsOf(slug, content));
   const figures = section.querySelector("[data-figures]");
   figures.querySelectorAll(".canvas").forEach((place) => Plotly.purge(place));
-  figures.className = `figures ${slug === "curve" ? "one" : content.figures.length === 2 || content.figures.length === 4 ? "two" : "many"}`;
+  figures.className = `figures ${slug === "curve" || content.figures.length < 2 ? "one" : [2, 4].includes(content.figures.length) ? "two" : "many"}`;
   figures.replaceChildren(...content.figures.map((index) => figureOf(slug, index)));
   section.querySelector("[data-tables]").replaceChildren(...content.tables.map(tableOf));
 }
@@ -202,7 +203,6 @@ function toolsOf(slug, content) {
     });
     tools.push(make("label", { className: "pick", textContent: `${metas[0].choose} ` }, select));
   }
-  if (metas[0]?.units) tools.push(make("span", { className: "pick", textContent: metas[0].units }));
   const entries = new Map(metas.flatMap((meta) => meta.legend ?? []).map((entry) => [entry.group, entry]));
   const hidden = shown.hidden.get(slug) ?? new Set();
   shown.hidden.set(slug, hidden);

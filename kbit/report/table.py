@@ -45,7 +45,7 @@ COLUMNS: dict[str, tuple[str, str, int]] = {
 
 def runs_table(table: Table) -> dict[str, Any]:
     """Columns with their headings, and a list of values for each run; added and the standard error are computed."""
-    added = {}
+    added: dict[str, float] = {}
     for view in views(table):
         if view.axis == "total":
             rows = rows_of(table, view)

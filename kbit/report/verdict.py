@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from kbit.report.compare import Standing
 from kbit.report.runs import KEPT, Table, where
 
 SHORTEST = 0.03  # a stretch of budgets below this share of their logarithmic range is a crossing, not a regime
+MOST_TOLD = 5  # bits above which a format costs too little for a sentence
 CLEAR = 0.95  # a probability from which one candidate is said to be the best
 
 
@@ -45,53 +47,52 @@ def stretches(budgets: np.ndarray, chances: np.ndarray, widths: Sequence[int]) -
     border = [budgets[0], *[float(np.sqrt(budgets[e - 1] * budgets[e])) for e in edges[1:-1]], budgets[-1]]
     return [
         Stretch(int(widths[winner[a]]), float(border[i]), float(border[i + 1]), float(chances[a:b, winner[a]].mean()))
-        for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        for i, (a, b) in enumerate(pairwise(edges))
     ]
 
 
 def headline(parts: Sequence[Stretch], axis: str) -> str:
     """Which k is best at which budget, in one sentence with probabilities."""
     of = "of model" if axis == "total" else "in the linear layers"
-    if len(parts) == 1:
-        only = parts[0]
-        return (
-            f"{words.bit_width(only.k)} {_are(only.k)} best at every budget from {words.bits(only.low)} to {words.bits(only.high)} {of} "
-            f"(probability {words.probability(only.probability)})."
-        )
-    first, *middle, last = parts
-    told = [f"{words.bit_width(first.k)} {_are(first.k)} best up to {words.bits(first.high)} {of} (probability {words.probability(first.probability)})"]
-    told += [f"{words.bit_width(part.k)} from there to {words.bits(part.high)} ({words.probability(part.probability)})" for part in middle]
-    told.append(f"{words.bit_width(last.k)} from there to {words.bits(last.high)} ({words.probability(last.probability)})")
+    first, *rest = parts
+    best = f"{words.bit_width(first.k)} {'is' if first.k == 1 else 'are'} best"
+    chance = words.probability(first.probability)
+    if not rest:
+        return f"{best} at every budget from {words.bits(first.low)} to {words.bits(first.high)} {of} (probability {chance})."
+    told = [f"{best} up to {words.bits(first.high)} {of} (probability {chance})"]
+    for part in rest:
+        chance = words.probability(part.probability)
+        told.append(f"{words.bit_width(part.k)} from there to {words.bits(part.high)} ({chance})")
     return ", ".join(told) + "."
 
 
 def what_bits_cost(rows: Table, series: str) -> str:
-    """What each k adds to the loss of the largest model, for one series of formats."""
+    """What each k up to MOST_TOLD adds to the loss of the largest model, for one series of formats."""
     own = where(rows, (rows["series"] == series) & rows["main"] & np.isfinite(rows["added"]))
     if not len(own["k"]):
-        return "No model of this store was measured in 16 bits, so what a format costs is not known."
-    largest = own["parameters"] == own["parameters"].max()
-    order = np.argsort(own["k"][largest])
-    costs = [f"{own['added'][largest][i]:+.4f} at {words.bit_width(own['k'][largest][i])}" for i in order if own["k"][largest][i] <= 5]
-    name = own["model"][largest][0]
-    return f"{series} on {name}, in bits per byte above 16 bits: {words.listing(costs)}." if costs else ""
+        return "No model was measured in 16 bits, so what a format costs is not known. Add bf16 to the grid."
+    largest = where(own, (own["parameters"] == own["parameters"].max()) & (own["k"] <= MOST_TOLD))
+    costs = sorted(zip(largest["k"].tolist(), largest["added"].tolist(), strict=True))
+    if not costs:
+        return ""
+    told = words.listing([f"{added:+.4f} at {words.bit_width(k)}" for k, added in costs])
+    return f"{series} on {largest['model'][0]}, in bits per byte above 16 bits: {told}."
 
 
-def side_by_side(ranking: Mapping[int, Sequence[Standing]], what: str) -> str:
-    """Which of the candidates is best at equal bits, for the k where that is clear and those where it is not."""
+def side_by_side(ranking: Mapping[str, Sequence[Standing]], what: str) -> str:
+    """Which of the candidates is best at equal bits, for the panels where that is clear and those where it is not."""
     if not any(ranking.values()):
         return f"The runs of these {what}s have no sizes in common, so they cannot be ranked at equal bits."
-    clear: dict[str, list[int]] = {}
-    open_ks = []
-    for k, standings in ranking.items():
+    clear: dict[str, list[str]] = {}
+    for title, standings in ranking.items():
         if standings and standings[0].probability >= CLEAR:
-            clear.setdefault(standings[0].name, []).append(k)
-        elif standings:
-            open_ks.append(k)
-    told = [f"{name} at {_widths(ks)}" for name, ks in sorted(clear.items(), key=lambda item: item[1])]
-    sentence = f"At equal bits the best {what} is {words.listing(told)}" if told else f"At equal bits no {what} stands out"
-    close = f"; at {_widths(open_ks)} it is too close to call" if open_ks and told else ""
-    return f"{sentence}{close}."
+            clear.setdefault(standings[0].name, []).append(title)
+    close = [title for title, standings in ranking.items() if standings and standings[0].probability < CLEAR]
+    if not clear:
+        return f"At equal bits no {what} stands out."
+    told = words.listing([f"{name} at {_titles(titles)}" for name, titles in clear.items()])
+    rest = f"; at {_titles(close)} it is too close to call" if close else ""
+    return f"At equal bits the best {what} is {told}{rest}."
 
 
 def front(rows: Table, members: np.ndarray) -> str:
@@ -128,5 +129,8 @@ def _are(k: int) -> str:
     return "is" if k == 1 else "are"
 
 
-def _widths(ks: Sequence[int]) -> str:
-    return f"{words.listing([str(k) for k in ks])} bit{'' if list(ks) == [1] else 's'}"
+def _titles(titles: Sequence[str]) -> str:
+    """3 and 4 bits, for "3 bits" and "4 bits"."""
+    if len(titles) > 1 and all(title.endswith(" bits") for title in titles):
+        return f"{words.listing([title.removesuffix(' bits') for title in titles])} bits"
+    return words.listing(list(titles))
