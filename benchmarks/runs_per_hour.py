@@ -1,7 +1,8 @@
 """How many runs an hour: a study against the naive loop, which measures each run in a fresh process.
 
 The naive loop loads the model, quantizes it, and evaluates it and the 16-bit model, once for every run. Both measure the same
-models under the same protocol, on the same cores, and take turns: a whole study, then naive runs of every model.
+models under the same protocol, on the same cores, and take turns: a whole study, then a naive run of every model. Processor
+seconds (user and system, of all processes) are told beside the clock's, since they hardly change when the machine is busy.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from typing import Any, NamedTuple
 
 FAMILY = Path(__file__).parents[1] / "family"
 FORMATS = ["int{2..8}-b64", "nf{2..8}-b64", "fp{3..8}-b64", "dyn{3..8}-b64", "log{3..8}-b64"]
@@ -24,8 +27,15 @@ import sys, kbit
 model = kbit.load(sys.argv[1])
 small = kbit.quantize(model, sys.argv[2])
 protocol = kbit.Protocol(window=256, max_windows=int(sys.argv[4]))
-print(kbit.evaluate(small, open(sys.argv[3], newline="").read(), reference=model, protocol=protocol).loss)
+print(kbit.evaluate(small, open(sys.argv[3], newline="").read(), reference=model, protocol=protocol))
 """
+
+
+class Cost(NamedTuple):
+    """Seconds of one run: by the clock, and of all processors."""
+
+    wall: float
+    processor: float
 
 
 def main() -> None:
@@ -39,66 +49,83 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parser.parse_args()
     models = options.models or [folder for folder in sorted(FAMILY.glob("prose-*")) if folder.name.count("-") == 1]
-    study: list[float] = []  # runs per hour of each round
-    naive: dict[str, list[float]] = {str(model): [] for model in models}  # seconds of a run
+    study: list[Cost] = []
+    naive: dict[str, list[Cost]] = {model.name: [] for model in models}
     for turn in range(options.rounds):
-        study.append(study_runs_per_hour(models, options))
+        study.append(study_cost(models, options))
         for model in models:
-            naive[str(model)].append(naive_seconds(model, f"int{3 + turn % 4}-b64", options))
-    mean = sum(median(seconds) for seconds in naive.values()) / len(naive)  # every model has as many runs in the study
+            naive[model.name].append(naive_cost(model, f"int{3 + turn % 4}-b64", options))
     result = {
-        "study_runs_per_hour": median(study),
-        "naive_runs_per_hour": 3600 / mean,
-        "ratio": median(study) * mean / 3600,
-        "rounds": {"study_runs_per_hour": study, "naive_seconds_per_run": naive},
-        "models": [model.name for model in models],
+        "study": [cost._asdict() for cost in study],
+        "naive": {name: [cost._asdict() for cost in costs] for name, costs in naive.items()},
+        **compare(study, naive),
         "windows": options.windows,
         "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
         "machine": platform.processor() or platform.machine(),
         "command": " ".join(sys.argv),
     }
     print(json.dumps(result, indent=2) if options.json else "\n".join(table(result)))
 
 
-def study_runs_per_hour(models: list[Path], options: argparse.Namespace) -> float:
-    """Of `kbit study` from nothing, start of the program included."""
+def compare(study: list[Cost], naive: dict[str, list[Cost]]) -> dict[str, float]:
+    """Runs per hour of both, and how many times faster the study is. Every model has as many runs, so models weigh alike."""
+    found = {}
+    for kind in ("wall", "processor"):
+        ours = median(getattr(cost, kind) for cost in study)
+        theirs = mean(median(getattr(cost, kind) for cost in costs) for costs in naive.values())
+        found |= {f"study_{kind}_seconds": ours, f"naive_{kind}_seconds": theirs, f"{kind}_ratio": theirs / ours}
+    return found | {
+        "study_runs_per_hour": 3600 / found["study_wall_seconds"],
+        "naive_runs_per_hour": 3600 / found["naive_wall_seconds"],
+    }
+
+
+def study_cost(models: list[Path], options: argparse.Namespace) -> Cost:
+    """A run of `kbit study` from nothing, its share of the start of the program included."""
     with tempfile.TemporaryDirectory() as folder:
-        grid = Path(folder) / "grid.yaml"
         protocol = {"text": str(options.text.resolve()), "window": 256, "max_windows": options.windows}
-        grid.write_text(
-            json.dumps(
-                {"models": [str(model.resolve()) for model in models], "formats": options.formats, "protocols": {"p": protocol}}
-            )
-        )
-        start = time.perf_counter()
-        done = run(["-m", "kbit", "study", str(grid), "--store", f"{folder}/runs.db", "--json"])
-        return 3600 * json.loads(done)["done"] / (time.perf_counter() - start)
+        grid = {"models": [str(model.resolve()) for model in models], "formats": options.formats, "protocols": {"p": protocol}}
+        file = Path(folder) / "grid.yaml"
+        file.write_text(json.dumps(grid))
+        cost, printed = timed(["-m", "kbit", "study", str(file), "--store", f"{folder}/runs.db", "--json"])
+        runs = json.loads(printed)["done"]
+        return Cost(cost.wall / runs, cost.processor / runs)
 
 
-def naive_seconds(model: Path, fmt: str, options: argparse.Namespace) -> float:
-    """Of one run in a process of its own."""
-    start = time.perf_counter()
-    run(["-c", NAIVE, str(model), fmt, str(options.text), str(options.windows)])
-    return time.perf_counter() - start
+def naive_cost(model: Path, fmt: str, options: argparse.Namespace) -> Cost:
+    """A run in a process of its own."""
+    return timed(["-c", NAIVE, str(model), fmt, str(options.text), str(options.windows)])[0]
 
 
-def run(arguments: list[str]) -> str:
-    """What a fresh Python prints."""
+def timed(arguments: list[str]) -> tuple[Cost, str]:
+    """What a fresh Python costs, and what it prints."""
+    start, before = time.perf_counter(), processor_seconds()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
-    return done.stdout
+    return Cost(time.perf_counter() - start, processor_seconds() - before), done.stdout
 
 
-def table(result: dict) -> list[str]:
+def processor_seconds() -> float:
+    """Of all processes that this one started and that have ended, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def table(result: dict[str, Any]) -> list[str]:
     """The result in lines."""
-    per_run = {Path(model).name: median(seconds) for model, seconds in result["rounds"]["naive_seconds_per_run"].items()}
+    per_model = {name: median(cost["wall"] for cost in costs) for name, costs in result["naive"].items()}
     return [
-        f"{result['windows']} windows of 256 tokens, {result['cores']} cores, {result['machine']}",
-        f"study       {result['study_runs_per_hour']:8.0f} runs per hour, start of the program included",
-        f"naive loop  {result['naive_runs_per_hour']:8.0f} runs per hour: "
-        + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in per_run.items()),
-        f"ratio       {result['ratio']:8.1f}",
+        f"{result['windows']} windows of 256 tokens, {result['cores']} cores, {result['machine']}, load {result['load']:.1f}",
+        "            runs per hour  seconds per run  processor seconds per run",
+        *(
+            f"{name:<12}{result[f'{key}_runs_per_hour']:13.0f}{result[f'{key}_wall_seconds']:17.2f}"
+            f"{result[f'{key}_processor_seconds']:27.2f}"
+            for name, key in (("study", "study"), ("naive loop", "naive"))
+        ),
+        f"{'ratio':<12}{'':13}{result['wall_ratio']:17.1f}{result['processor_ratio']:27.1f}",
+        "naive, by model: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in per_model.items()),
     ]
 
 

@@ -90,4 +90,4 @@ def _done(specs: list[RunSpec], finished: set[str], outcomes: dict[str, Outcome]
     to_do = [spec for spec in specs if spec.hash not in finished]
     done = sum(work_of(spec) for spec in to_do if spec.hash in outcomes)
     percent = 100 * done / sum(work_of(spec) for spec in to_do)
-    return percent, 100.0, f"{len(outcomes)} of {len(to_do)} runs, {last.specs[-1].name}"
+    return round(percent, 1), 100.0, f"{len(outcomes)} of {len(to_do)} runs, {last.specs[-1].name}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kbit.errors import StoreError
@@ -262,14 +262,25 @@ cuts = st.integers(0, 2**20)
 damages = st.lists(st.tuples(cuts, st.binary(min_size=1, max_size=8)), max_size=4)
 
 
-@given(cut=st.none() | cuts, damages=damages)
-@example(cut=None, damages=[(18, b"\x03\x03")])  # a file format of the future
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_damaged_store_is_read_or_refused_in_one_line(sound, tmp_path_factory, cut, damages):
-    path = tmp_path_factory.getbasetemp() / "damaged.db"
+def check_that_damage_is_survived(folder: Path, sound: bytes, cut: int | None, damages: list[tuple[int, bytes]]) -> None:
+    path = folder / "damaged.db"
     content = bytearray(sound)
     for at, change in damages:
         at %= len(content)
         content[at : at + len(change)] = change[: len(content) - at]
     path.write_bytes(bytes(content[: None if cut is None else cut % len(content)]))
     assert re.fullmatch(rf"[0-7] runs|store {re.escape(str(path))}: [^\n]+", runs_or_refusal(path))
+
+
+@given(cut=st.none() | cuts, damages=damages)
+@example(cut=None, damages=[(18, b"\x03\x03")])  # a file format of the future
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_store_is_read_or_refused_in_one_line(sound, tmp_path_factory, cut, damages):
+    check_that_damage_is_survived(tmp_path_factory.getbasetemp(), sound, cut, damages)
+
+
+@pytest.mark.slow
+@given(cut=st.none() | cuts, damages=damages)
+@settings(max_examples=5000, deadline=None)
+def test_thousands_of_damaged_stores_are_read_or_refused_in_one_line(sound, tmp_path_factory, cut, damages):
+    check_that_damage_is_survived(tmp_path_factory.getbasetemp(), sound, cut, damages)
