@@ -28,10 +28,10 @@ def standings(groups: Mapping[str, Table], *, resamples: int = 2000, seed: int =
 
     Each line of loss against log bits is interpolated at BUDGETS budgets that all of them cover; the mean over these is
     linear in the losses of the windows, so the windows are resampled and the rest follows. `behind` is in bits per byte
-    over the first, `low` and `high` end its 95% interval. Series of one run, of other windows than most, or with no budget
-    in common with the rest are left out.
+    over the first, `low` and `high` end its 95% interval. Series of one size, or with a loss that is not finite, are left out;
+    nothing is said where the windows differ or no budget is common to all.
     """
-    lines = {name: rows for name, rows in groups.items() if len(np.unique(rows["bits"])) > 1}
+    lines = {name: rows for name, rows in groups.items() if len(np.unique(rows["bits"])) > 1 and np.isfinite(rows["loss"]).all()}
     counts = [len(losses) for rows in lines.values() for losses in rows["window_losses"]]
     if len(lines) < 2 or min(counts) != max(counts):
         return []

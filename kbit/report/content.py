@@ -61,11 +61,10 @@ def content_of(
 def _lead(rows: Table, optimum: Optimum | LawError) -> str:
     sizes = np.unique(rows["parameters_linear"])
     span = f"{words.of_size(sizes[0])} to {words.of_size(sizes[-1])}" if len(sizes) > 1 else words.of_size(sizes[0])
+    runs, of_sizes = words.plural(len(rows["k"]), "run"), words.plural(len(sizes), "size")
+    found = f"{runs} of the family {rows['family'][0]}, {of_sizes} with {span}"
     how = f"The bit widths are compared with {optimum.basis}." if isinstance(optimum, Optimum) else str(optimum)
-    return (
-        f"{words.plural(len(rows['k']), 'run')} of the family {rows['family'][0]}, {words.plural(len(sizes), 'size')} with {span} "
-        f"weights in linear layers, measured under protocol {rows['protocol'][0]}. {how}"
-    )
+    return f"{found} weights in linear layers, measured under protocol {rows['protocol'][0]}. {how}"
 
 
 def _ruler(best: Sequence[verdict.Stretch]) -> list[dict[str, object]]:

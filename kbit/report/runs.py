@@ -174,8 +174,9 @@ def paired_stderr(rows: Table, i: int, j: int) -> float:
 
 
 def bits_per_byte_of_nats(rows: Table) -> np.ndarray:
-    """What a nat per token is in bits per byte, for each run."""
-    return rows["bits_per_byte"].astype(float) / rows["loss"].astype(float)
+    """What a nat per token is in bits per byte, for each run; nan where its loss is not finite."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(rows["bits_per_byte"].astype(float) / rows["loss"].astype(float))
 
 
 def _comparable_stderr(rows: Table) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kbit.report.runs import Table, rows_of, views
+from kbit.report.runs import Table, bits_per_byte_of_nats, rows_of, views
 
 # column: heading, how its values read, and on how wide a screen it is shown (1: any, 3: wide, 4: only in a run's own details)
 COLUMNS: dict[str, tuple[str, str, int]] = {
@@ -51,7 +51,7 @@ def runs_table(table: Table) -> dict[str, Any]:
             rows = rows_of(table, view)
             own = rows["embeddings"] == view.embeddings
             added.update(zip(rows["run"][own].tolist(), rows["added"][own].tolist(), strict=True))
-    stderr = table["loss_stderr"] * table["bits_per_byte"] / table["loss"]
+    stderr = table["loss_stderr"] * bits_per_byte_of_nats(table)
     columns = {
         **table,
         "added": np.array([added.get(run, np.nan) for run in table["run"].tolist()]),
