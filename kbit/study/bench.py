@@ -118,6 +118,7 @@ class Loaded:
             site.write(copies.copy, w)
             copies.installed[site.key] = wanted[site.key]
         if copies.installed.get(REST) != recipe.rest:
+            copies.installed.pop(REST, None)
             for name, values in rest_values(self.original, recipe):
                 copies.copy.get_parameter(name).data.copy_(values)
             copies.installed[REST] = recipe.rest

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kbit.errors import StoreError
+from kbit.study.lock import only_writer
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0  # how long to wait for another program that holds the file for a moment
@@ -87,7 +86,7 @@ class Store:
         path = Path(path)
         if not path.parent.is_dir():
             raise StoreError(f"store {path}: the folder {path.parent} does not exist. Make it, or name another store.")
-        with _only_writer(path):
+        with only_writer(path):
             connection = _open_for_writing(path)
             try:
                 yield cls(path, connection)
@@ -266,32 +265,6 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
     fault = connection.execute("PRAGMA quick_check(1)").fetchone()
     if fault != ("ok",):
         raise sqlite3.DatabaseError("database disk image is malformed")
-
-
-@contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
-    """Hold the lock that a second writer would need; the kernel frees it when this process dies in any way."""
-    lock = path.with_name(path.name + "-lock")
-    while True:
-        with _one_line(path):
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise StoreError(
-                f"store {path}: another study is writing to it. Wait until it ends, or name another store."
-            ) from None
-        # Its last holder may have removed the file between our opening and locking it: then the lock is nobody's.
-        if lock.exists() and os.path.samestat(os.fstat(handle), os.stat(lock)):
-            break
-        os.close(handle)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.unlink()
-        os.close(handle)
 
 
 @contextmanager
