@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def quantize(
     from kbit.recipes import Recipe, quantize_checkpoint
 
     given = {"weights": format, "method": method, "embeddings": embeddings, "lm_head": lm_head}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if recipe is not None:
         wanted = Recipe.from_file(recipe)
         wanted = wanted.with_(**changes, keep=(*wanted.keep, *(keep or ())))

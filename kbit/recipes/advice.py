@@ -94,8 +94,8 @@ def try_changes(name: str, w: Tensor, fmt: Format, method: str, *, seed: int = 0
 def advise(tried: Sequence[Tried]) -> list[Advice]:
     """What to change about the layers, best net worth first. Layers count alike, whatever their size; bits count per weight.
 
-    Each change is taken where it pays most: layers in order of error won per bit, as many of them as give the best net worth; where
-    it pays nowhere, in all of them, to show what it would cost.
+    Each change is taken where it pays most: layers in order of error won per bit, as many of them as give the best net worth;
+    where it pays nowhere, in all of them, to show what it would cost.
     """
     found: dict[str, list[tuple[Tried, Trial]]] = {}
     for layer in tried:

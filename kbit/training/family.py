@@ -59,7 +59,7 @@ def train_family(
     """
     torch.set_num_threads(plan.threads)
     tokenizer, stream = prepare_tokens(text, state)
-    folders = []
+    folders: list[Path] = []
     for seed in plan.seeds:
         for member in (MEMBERS[name] for name in plan.members):
             folder = state / f"{member.name}-seed-{seed}"
@@ -68,7 +68,7 @@ def train_family(
             legs = plan_legs(plan.steps)
             targets = {leg: out / finished_name(member, leg, plan.steps, seed) for leg in legs if leg.decays}
             folders += targets.values()
-            while legs and not legs[-1].decays or legs and (targets[legs[-1]] / "training.json").exists():
+            while legs and (not legs[-1].decays or (targets[legs[-1]] / "training.json").exists()):
                 legs.pop()  # what only finished models were grown from need not run again
             for leg in legs:
                 target = targets.get(leg)
@@ -120,7 +120,9 @@ def check_same_plan(folder: Path, plan: FamilyPlan) -> None:
     if path.exists():
         found = json.loads(path.read_text())
         if found != asked:
-            raise CheckpointError(f"{path}: this training was begun with {found}, and is now asked for {asked}. Use another state folder.")
+            raise CheckpointError(
+                f"{path}: this training was begun with {found}, and is now asked for {asked}. Use another state folder."
+            )
         return
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asked))
@@ -149,7 +151,7 @@ def write_finished(target: Path, model: LlamaForCausalLM, tokenizer: PreTrainedT
     """A Hugging Face directory in bfloat16, written under a temporary name and renamed."""
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(temporary)
+    model.bfloat16().save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     with safe_open(temporary / "model.safetensors", "pt") as weights:

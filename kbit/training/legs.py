@@ -118,7 +118,7 @@ def run_leg(
     """
     here = folder / leg.name
     optimizer = make_optimizer(model)
-    if (saved := latest_state(here)) or (saved := leg.parent and latest_state(folder / leg.parent)):
+    if saved := latest_state(here) or (latest_state(folder / leg.parent) if leg.parent else None):
         step, losses = load_state(saved, model, optimizer)
     else:
         step, losses = 0, []
@@ -126,7 +126,9 @@ def run_leg(
         rate = leg.learning_rate(step, peak_rate)
         loss = train_step(model, optimizer, batches.of_step(step), rate, precision=precision, micro_batch=micro_batch)
         if not np.isfinite(loss):
-            raise CheckpointError(f"{here}: the loss of step {step} is {loss}. Lower the learning rate; the last good state is kept.")
+            raise CheckpointError(
+                f"{here}: the loss of step {step} is {loss}. Lower the learning rate; the last good state is kept."
+            )
         losses.append(round(loss, 6))
         step += 1
         if step % SAVE_EVERY == 0 or step == leg.end:
@@ -151,7 +153,7 @@ def save_state(folder: Path, step: int, losses: list[float], model: nn.Module, o
     older = list(folder.glob("*"))
     temporary, final = folder / f"writing-{step:06d}", folder / f"step-{step:06d}"
     temporary.mkdir(exist_ok=True)
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"{kind}:{names[parameter]}": state[kind] for kind in ("exp_avg", "exp_avg_sq")}

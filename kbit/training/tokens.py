@@ -27,8 +27,8 @@ def read_documents(folder: Path) -> Iterator[str]:
     if not paths:
         raise TextError(f"{folder}: no *.jsonl or *.jsonl.xz to train on. Name a folder of files with a 'text' on each line.")
     for path in paths:
-        opened = lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")
-        with opened as lines:
+        open_text = lzma.open if path.suffix == ".xz" else open
+        with open_text(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     yield json.loads(line)["text"]

@@ -16,7 +16,7 @@ from kbit.training.members import MEMBERS, Member
 def texts(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
-    words = "the quick brown fox jumps over a lazy dog while many small rivers run to the sea ".split()
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "many", "small", "rivers", "run", "on"]
     documents = [" ".join(words[(i * 7 + j * j) % len(words)] for j in range(3000)) for i in range(10)]
     with lzma.open(folder / "a.jsonl.xz", "wt") as lines:
         lines.writelines(json.dumps({"text": text}) + "\n" for text in documents)
@@ -61,7 +61,7 @@ def test_what_is_finished_is_not_trained_again(tmp_path, texts, tiny, monkeypatc
 
 def test_a_state_of_another_plan_is_refused(tmp_path, texts, tiny):
     train_family(tiny, texts, tmp_path / "out", tmp_path / "state")
-    with pytest.raises(CheckpointError, match="was begun with .*'steps': 16.* is now asked for .*'steps': 32"):
+    with pytest.raises(CheckpointError, match=r"was begun with .*'steps': 16.* is now asked for .*'steps': 32"):
         train_family(FamilyPlan(("tiny",), steps=32, batch=2, threads=1), texts, tmp_path / "out", tmp_path / "state")
 
 
