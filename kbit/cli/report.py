@@ -23,9 +23,10 @@ def report(
 
     from kbit.cli.progress import bar
     from kbit.cli.show import show
-    from kbit.report import make_report, read_provenance
+    from kbit.report import check_folder, make_report, read_provenance
     from kbit.study import read_table
 
+    check_folder(out)
     command = ["kbit", "report", "--store", str(store), "--out", str(out), *(["--title", title] if title else [])]
     with bar("report") as advance:
         page = make_report(

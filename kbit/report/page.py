@@ -33,7 +33,7 @@ class Report:
 
     def write(self, folder: Path) -> Path:
         """Write `index.html` into `folder`, which is made where it is missing; the file is there whole or not at all."""
-        folder = Path(folder)
+        folder = check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "index.html"
         handle, unfinished = tempfile.mkstemp(dir=folder, prefix=".index.", suffix=".html")
@@ -48,8 +48,26 @@ class Report:
         return path
 
 
+def check_folder(folder: Path) -> Path:
+    """The folder, if a page can be written into it; said before the work rather than after.
+
+    Raises StoreError where it, or what it is to lie in, is a file or may not be written.
+    """
+    folder = Path(folder)
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise StoreError(f"report {folder}: {place} is a file, not a folder. Name another folder.")
+    if not os.access(place, os.W_OK):
+        raise StoreError(f"report {folder}: the folder {place} cannot be written. Name another folder.")
+    return folder
+
+
 def write_report(table: Table, out: Path, **options: Any) -> Path:
-    """Write the report on a table of runs (kbit.study.read_table) to `out`/index.html; options as those of `make_report`."""
+    """Write the report on a table of runs (kbit.study.read_table) to `out`/index.html; options as those of `make_report`.
+
+    Raises StoreError as `make_report` does, and where `out` cannot be written.
+    """
+    check_folder(out)
     return make_report(table, **options).write(out)
 
 
