@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kbit.errors import ModelError
-from kbit.evaluation.protocols import PROTOCOLS, Protocol
+from kbit.evaluation.protocols import Protocol, named_protocol
 from kbit.evaluation.quality import Quality
 from kbit.evaluation.scorer import Scorer
 from kbit.evaluation.windows import Windows, tokenize_windows
@@ -60,20 +61,28 @@ def evaluate(
 
 
 def protocol_for(model: PreTrainedModel, protocol: Protocol | str | None) -> Protocol:
-    """The protocol meant; ModelError where its window is longer than the model's context, or there is none of that name."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """The protocol meant; ModelError where its window is longer than the model's context."""
     if protocol is None:
-        return Protocol(window=min(Protocol.window, context or Protocol.window))
-    if isinstance(protocol, str):
-        if protocol not in PROTOCOLS:
-            raise ModelError(f"there is no protocol '{protocol}'. There are {', '.join(PROTOCOLS)}.")
-        protocol = PROTOCOLS[protocol]
+        return fit_window(model, Protocol())
+    protocol = named_protocol(protocol) if isinstance(protocol, str) else protocol
+    context = context_of(model)
     if context and protocol.window > context:
         raise ModelError(
             f"the protocol's window is {protocol.window} tokens, the model's context {context}. "
             f"Take a window of at most {context}."
         )
     return protocol
+
+
+def fit_window(model: PreTrainedModel, protocol: Protocol) -> Protocol:
+    """The protocol with a window no longer than the model's context."""
+    return replace(protocol, window=min(protocol.window, context_of(model) or protocol.window))
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model reads at once; None where it states no limit (BLOOM)."""
+    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context
 
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:

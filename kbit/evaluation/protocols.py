@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -117,3 +117,10 @@ PROTOCOLS = {
     # The bundled family, whose context is 256.
     "family": Protocol(window=256),
 }
+
+
+def named_protocol(name: str | None, **changes: Any) -> Protocol:
+    """The protocol of PROTOCOLS of that name (None: the defaults of Protocol), with parts changed. Raises TextError."""
+    if name is not None and name not in PROTOCOLS:
+        raise TextError(f"there is no protocol '{name}'. There are {', '.join(PROTOCOLS)}.")
+    return replace(PROTOCOLS[name] if name else Protocol(), **changes)

@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ModelError) as error:
         quality(model, "gptq")
     assert str(error.value) == "the protocol's window is 2048 tokens, the model's context 128. Take a window of at most 128."
-    with pytest.raises(ModelError, match=r"^there is no protocol 'gpqt'\. There are gptq, llama-perplexity, family\.$"):
+    with pytest.raises(TextError, match=r"^there is no protocol 'gpqt'\. There are gptq, llama-perplexity, family\.$"):
         quality(model, "gpqt")
     with pytest.raises(ModelError, match=r"^the model came without a tokenizer\. Pass tokenizer="):
         evaluate(model, TEXT)
