@@ -14,7 +14,7 @@ from kbit.report import figures, panels, verdict, words
 from kbit.report.compare import Standing
 from kbit.report.look import Figure, colour_of_block, colour_of_category
 from kbit.report.optimum import Optimum
-from kbit.report.runs import Table, bits_per_byte_of_nats, block_order, common_granularity, main_series, where
+from kbit.report.runs import Table, bits_per_byte_of_nats, block_order, common_granularity, longest_trained, main_series, where
 
 Panels = Mapping[str, panels.Lines]  # title -> name of a line -> its runs
 Ranking = Mapping[str, Sequence[Standing]]
@@ -47,11 +47,13 @@ def curve(rows: Table, axis: str, optimum: Optimum | LawError) -> Section:
     drawn = [figures.loss_against_bits(rows, axis)]
     above = int((rows["bits_per_byte"][rows["main"]] > figures.loss_frame(rows)[1]).sum())
     lie = "lies" if above == 1 else "lie"
-    note = f"{words.plural(above, 'run')} {lie} above the frame; a double click shows all." if above else ""
+    notes = [f"{words.plural(above, 'run')} {lie} above the frame; a double click shows all."] if above else []
+    if len(np.unique(rows["seed"][longest_trained(rows)])) > 1:
+        notes.append("Hollow points are models of other seeds.")
     if isinstance(optimum, Optimum):
         losses = optimum.losses * float(np.median(bits_per_byte_of_nats(rows)))
         drawn.append(figures.behind_the_best(optimum.budgets, losses, optimum.widths, axis, optimum.basis))
-    return Section(verdict.what_bits_cost(rows, main_series(rows)[0]), note, drawn)
+    return Section(verdict.what_bits_cost(rows, main_series(rows)[0]), " ".join(notes), drawn)
 
 
 def best_width(optimum: Optimum | LawError, of_any: Optimum | LawError, axis: str) -> Section:
@@ -164,10 +166,12 @@ def fitted_law(rows: Table, law: Law | LawError, axis: str) -> Section:
 
 
 def _parameters(law: Law) -> SmallTable:
-    cells = []
+    cells: list[list[str]] = []
     for name, estimate in law.estimates.items():
         bound = " (at its bound)" if estimate.at_bound else ""
         meaning = law.layout.parameters[name.partition("[")[0]].meaning
+        if cells and name.partition("[")[0] == cells[-1][0].partition("[")[0]:
+            meaning = ""  # said of the first of its members
         cells.append([name, f"{estimate.value:.3g}{bound}", f"{estimate.low:.3g} to {estimate.high:.3g}", meaning])
     return SmallTable(f"Parameters, with {law.confidence:.0%} intervals", ("parameter", "value", "interval", "what it is"), cells)
 

@@ -60,6 +60,7 @@ def figure(x: Mapping[str, Any], y: Mapping[str, Any], *, height: int, phone: in
         "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
         "hovermode": "closest",
         "hoverlabel": {"bgcolor": CARD, "bordercolor": RULE, "font": {"color": INK, "size": 12.5}, "align": "left"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": INK},
         "showlegend": False,
         "dragmode": "zoom",
         "meta": {"title": title, "height": height, "phone": phone, "labels": [], **meta},
@@ -90,7 +91,7 @@ def log_axis(low: float, high: float, title: str = "") -> dict[str, Any]:
     """A logarithmic y axis from low to high, plain numbers at 1, 2 and 5 of each decade, or fewer over many decades."""
     steps = next((steps for steps, most in zip(TICK_STEPS, (200, 1500), strict=False) if high / low < most), TICK_STEPS[-1])
     at = _ticks(low, high, steps)
-    text = [f"{tick:.10g}" for tick in at]
+    text = [f"{tick:.10f}".rstrip("0").rstrip(".") for tick in at]
     return {"type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": at, "ticktext": text, "title": title}
 
 

@@ -43,7 +43,7 @@ def side_by_side(
     drawn = []
     for title, lines in panels.items():
         clear = _is_clear(lines.values())
-        note = _best_of(ranking.get(title, [])) if clear else "within the noise"
+        note = _best_of(ranking.get(title, [])) if clear else "costs less than the noise"
         panel = _panel(bits_axis(bits, ""), lines.values(), title=title, note=note, ticks=bits_ticks(bits)[1:], legend=legend)
         for name, rows in lines.items():
             place = order.index(name)

@@ -70,7 +70,7 @@ function drawFigure(place) {
   const small = narrow();
   layout.width = printing() ? PAPER[place.closest(".figures").classList[1]] : Math.max(200, Math.floor(place.clientWidth));
   layout.height = small || printing() ? meta.phone : meta.height;
-  layout.font.family = styles.getPropertyValue("--sans").trim();
+  layout.font.family = layout.hoverlabel.font.family = styles.getPropertyValue("--sans").trim();
   layout.dragmode = small ? false : layout.dragmode;
   if (small) {
     layout.margin.r = 8;
@@ -79,7 +79,8 @@ function drawFigure(place) {
   fitTicks(layout, meta, layout.width - 70);
   const options = {
     displaylogo: false, displayModeBar: small ? false : "hover", responsive: false, showTips: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    showSendToCloud: false, plotlyServerURL: "", // by default plotly.js offers to send a chart to its makers
     toImageButtonOptions: { format: "png", scale: 2, filename: `kbit-${slug}` },
   };
   layout.annotations = [];

@@ -102,6 +102,8 @@ def test_every_figure_is_drawn_without_a_complaint_and_without_a_network(browser
     assert all(figure["traces"] > 0 and figure["width"] > 150 for figure in figures), figures
     assert complaints(browser) == []
     assert requests(browser) == []
+    offered = browser.execute_script("return [...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)")
+    assert set(offered) == {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}  # and not: share with others
 
 
 def test_the_table_sorts_filters_and_opens_a_run(browser, page):
