@@ -29,7 +29,7 @@ docs: .venv/.developer  ## write the generated pages: help of the commands, tabl
 bench: .venv/.developer  ## run every benchmark
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 wheel: .venv/.core  ## build the wheel into dist/
-	$(BIN)/pip wheel --quiet --no-deps -w dist .
+	rm -rf build/lib && $(BIN)/pip wheel --quiet --no-deps -w dist .
 clean:  ## remove what was built; the environment and the runs stay
 	rm -rf build dist report *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 

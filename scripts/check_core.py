@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,7 @@ def hide_all_but(kept: set[str]) -> list[str]:
 
 def unpacked_wheel(folder: Path) -> Path:
     """Build the wheel of this tree; the folder that it was unpacked into."""
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would pack what was deleted since the last build
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)]
     subprocess.run(build, check=True)
     (wheel,) = folder.glob("kbit-*.whl")
