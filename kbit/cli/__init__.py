@@ -18,10 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("quantize", "quantize"),
     "eval": ("evaluate", "evaluate"),
     "inspect": ("inspect", "inspect"),
+    "study": ("study", "study"),
     "law": ("law", "law"),
     "plan": ("plan", "plan"),
     "report": ("report", "report"),
-    "study": ("study", "study"),
     "train-family": ("train_family", "train_family"),
     "info": ("info", "info"),
 }
