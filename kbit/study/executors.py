@@ -190,8 +190,8 @@ def _next(
 def _replace(number: int, seats: list[Seat], open_seat: Callable[[Factory, int], Seat], factory: Factory, threads: int) -> None:
     if not seats[number].started:
         raise StoreError(
-            "a worker process did not start; its own words are above. A program that calls run_study does so under `if __name__ == '__main__':`; "
-            "the executor 'serial' needs no processes."
+            "a worker process did not start; its own words are above. A program that calls run_study does so under "
+            "`if __name__ == '__main__':`; the executor 'serial' needs no processes."
         )
     seats[number].close()
     seats[number] = open_seat(factory, threads)

@@ -163,7 +163,7 @@ def test_a_program_without_a_guard_is_told_so_at_once(tmp_path):
         check=False,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
-    assert "StoreError: a worker process did not start; its own words are above. A program that calls run_study does so under" in ended.stderr
+    assert "StoreError: a worker process did not start; its own words are above. A program that calls run_study" in ended.stderr
 
 
 def test_a_missing_ray_is_named_with_its_remedy(monkeypatch):
