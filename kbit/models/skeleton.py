@@ -19,7 +19,7 @@ def configuration(checkpoint: Checkpoint, *, trust_remote_code: bool = False) ->
     Raises ModelError where transformers does not know the model_type or refuses the values.
     """
     if trust_remote_code and "auto_map" in checkpoint.config:
-        return AutoConfig.from_pretrained(str(checkpoint.path), trust_remote_code=True)
+        return _of_own_code(checkpoint)
     settings = {key: value for key, value in checkpoint.config.items() if key not in ("quantization_config", "auto_map")}
     model_type = str(settings.get("model_type"))
     if model_type not in CONFIG_MAPPING:
@@ -45,6 +45,16 @@ def skeleton(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, trus
         config.tie_word_embeddings = False
         model = _on_meta(checkpoint, config, dtype, trust_remote_code)
     return model
+
+
+def _of_own_code(checkpoint: Checkpoint) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(str(checkpoint.path), trust_remote_code=True)
+    except Exception as error:  # code of the model's own fails in its own ways
+        raise ModelError(
+            f"{checkpoint.path}: the code that comes with the model is not there or fails: {one_line(error)}. "
+            f"Download the whole repository, its *.py files too, and name that folder."
+        ) from error
 
 
 def one_line(error: Exception) -> str:

@@ -210,6 +210,13 @@ def test_code_that_the_user_trusts_is_run(written, tmp_path):
     assert torch.equal(logits(model), logits(tiny_model("llama")))
 
 
+def test_trusted_code_that_is_not_there_is_one_line(written, tmp_path):
+    folder = with_config(written("llama"), tmp_path / "a", model_type="mine", auto_map={"AutoConfig": "mine.Config"})
+    with pytest.raises(ModelError, match="a: the code that comes with the model is not there or fails: ") as error:
+        load(folder, trust_remote_code=True)
+    assert "\n" not in str(error.value)
+
+
 def test_a_model_that_is_no_causal_language_model_is_refused(written, tmp_path):
     folder = with_config(written("llama"), tmp_path / "a", model_type="t5", num_heads=4, d_model=32)
     with pytest.raises(ModelError, match=r"transformers cannot make a causal language model from its config\.json: ") as error:
