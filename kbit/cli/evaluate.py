@@ -44,8 +44,8 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="float32 (the default), bfloat16, float16 or float64.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Zero-shot tasks: lambada,winogrande,hellaswag,piqa.")] = None,
     tasks_data: Annotated[Path | None, typer.Option(help="Folder of the tasks' JSON-lines files.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many rows of each task.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows, or rows of a task, at once.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each task.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows, or rows of a task, at once.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of methods that draw at random.")] = 0,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
@@ -60,17 +60,20 @@ def evaluate(
     from kbit.checkpoints import open_checkpoint
     from kbit.cli.show import show
     from kbit.errors import KbitError
-    from kbit.evaluation import Findings, named_protocol, read_text, run_tasks, stored_sizes, tokenizer_of
+    from kbit.evaluation import Findings, find_tasks, named_protocol, read_text, run_tasks, stored_sizes, tokenizer_of
     from kbit.recipes import quantize
     from kbit.recipes.peak import peak_bytes
 
-    if text is None and tasks is None:
+    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    if not text and not names:
         raise KbitError("there is nothing to measure on. Write --text FILE, or --tasks lambada --tasks-data DIR.")
-    if tasks is not None and tasks_data is None:
+    if names and not tasks_data:
         raise KbitError("--tasks wants the folder of their files. Write --tasks-data DIR.")
     changes = {"window": window, "stride": stride, "bos": bos, "max_windows": max_windows, "dtype": dtype}
     wanted = named_protocol(protocol, **{name: value for name, value in changes.items() if value is not None})
     prose = read_text(text) if text else ""
+    if tasks_data:
+        find_tasks(names, tasks_data)
     checkpoint = open_checkpoint(model, trust_remote_code=trust_remote_code)
 
     how: dict[str, Any] = {
@@ -86,9 +89,8 @@ def evaluate(
         other = base if against == model else _load_reference(against, reference, model, how) if against else None
         fitted = protocol is None and window is None
         quality = _measure(measured, prose, text, other, tokenizer_of(base), wanted, fitted, batch_size)
-    if tasks and tasks_data:
+    if names and tasks_data:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here
-        names = [name.strip() for name in tasks.split(",")]
         results = run_tasks(measured, tokenizer_of(base), names, tasks_data, limit, batch_size=batch_size or 8)
     quantized = f"{format} ({method})" if format else None
     show(Findings(model, quantized, against, str(text) if text else None, sizes, quality, results, peak_bytes()), json)

@@ -8,7 +8,7 @@ from kbit.evaluation.scorer import Scorer
 from kbit.evaluation.sizes import stored_sizes
 from kbit.evaluation.text import read_text
 from kbit.evaluation.windows import Windows, tokenize_windows
-from kbit.evaluation.zeroshot import TASKS, run_tasks
+from kbit.evaluation.zeroshot import TASKS, find_tasks, run_tasks
 
 __all__ = [
     "PROTOCOLS",
@@ -21,6 +21,7 @@ __all__ = [
     "batch_size_for",
     "batches",
     "evaluate",
+    "find_tasks",
     "fit_window",
     "logits_of",
     "named_protocol",

@@ -47,6 +47,8 @@ def evaluate(
     not fit each other.
     """
     start = time.perf_counter()
+    if batch_size is not None and batch_size < 1:
+        raise ModelError(f"a batch of {batch_size} windows measures nothing. Take 1 or more, or leave it to kbit.")
     protocol = protocol_for(model, protocol)
     windows = tokenize_windows(text, tokenizer or tokenizer_of(model), protocol)
     scorer = Scorer(windows)

@@ -32,8 +32,8 @@ def run_tasks(
     "acc_norm_stderr", "rows"}: fractions, with lm-eval's standard errors over rows.
     Raises KbitError where lm-eval is not installed, TextError where a task or its file is missing or not as expected.
     """
+    files = find_tasks(tasks, data_folder)
     configs = {name: _config(name) for name in tasks}
-    files = {name: _data_file(name, config["metadata"], Path(data_folder)) for name, config in configs.items()}
     evaluator, model_class, task_manager = _lm_eval()
     lm = model_class(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
     with tempfile.TemporaryDirectory(prefix="kbit-tasks-") as cache:
@@ -52,6 +52,11 @@ def run_tasks(
     return {
         name: {"rows": found["n-samples"][name]["effective"], **_figures(result)} for name, result in found["results"].items()
     }
+
+
+def find_tasks(tasks: Sequence[str], data_folder: str | Path) -> dict[str, Path]:
+    """The file of each task in the folder, its first row checked. Raises TextError, before any model is read."""
+    return {name: _data_file(name, _config(name)["metadata"], Path(data_folder)) for name in tasks}
 
 
 def _lm_eval() -> tuple[Any, Any, Any]:

@@ -129,6 +129,8 @@ def test_what_does_not_fit_is_refused() -> None:
         quality(model, "gpqt")
     with pytest.raises(ModelError, match=r"^the model came without a tokenizer\. Pass tokenizer="):
         evaluate(model, TEXT)
+    with pytest.raises(ModelError, match=r"^a batch of 0 windows measures nothing\. Take 1 or more, or leave it to kbit\.$"):
+        quality(model, batch_size=0)
     with pytest.raises(ModelError, match="Compare models with one tokenizer"):
         quality(model, reference=tiny_model("llama", vocab_size=300))
 
