@@ -149,7 +149,7 @@ def best_k(
     drawn = lowest_by_k(found, ks, [curve.interpolate(budgets, curve.losses(samples)) for curve in found])
     law_losses = law_probability = None
     if law is not None:
-        by_law = lowest_by_k(found, ks, [law.sample(curve.size_at(budgets), curve.format) for curve in found])
+        by_law = lowest_by_k(found, ks, [law_curve(law, curve, budgets) for curve in found])
         law_losses, law_probability = by_law[0], shares(by_law[1:] if len(by_law) > 1 else by_law)
     return BestK(
         axis=axis,
@@ -164,6 +164,14 @@ def best_k(
         law_losses=law_losses,
         law_probability=law_probability,
     )
+
+
+def law_curve(law: Law, curve: Curve, budgets: np.ndarray) -> np.ndarray:
+    """The law's losses (1 + bootstrap, budgets) of a format; nan for one that the law was fitted without."""
+    try:
+        return law.sample(curve.size_at(budgets), curve.format)
+    except LawError:
+        return np.full((1 + len(law.draws), len(budgets)), np.nan)
 
 
 def round_budgets(found: list[Curve]) -> np.ndarray:

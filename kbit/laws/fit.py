@@ -15,6 +15,7 @@ from kbit.laws.problem import first_problem, solve
 from kbit.laws.runs import Runs, Slice, Table, choose_slice, prepare
 
 DRAW_EVALUATIONS = 25  # a resample starts at the fit
+AS_GOOD = 1.05  # forms whose errors differ by less are equally good
 SMALLEST_COST = 0.005  # nats: relative errors of costs below it are taken relative to it
 
 
@@ -70,7 +71,8 @@ def fit(
 def compare(runs: Runs, luck: float | None = None) -> tuple[Trial, ...]:
     """Cross-validation of every form that the runs can determine, the best first.
 
-    Best: the least product of the two errors, so that neither the level of the loss nor the cost of a format decides alone.
+    Best: the least product of the two errors, so that neither the level of the loss nor the cost of a format decides alone; among
+    forms whose products are within 5% of the least, the one with the fewest parameters.
     Raises the LawError of the first form where none can be fitted.
     """
     trials, refused = [], []
@@ -81,7 +83,14 @@ def compare(runs: Runs, luck: float | None = None) -> tuple[Trial, ...]:
             refused.append(error)
     if not trials:
         raise refused[0]
-    return tuple(sorted(trials, key=lambda trial: trial.loss_error * trial.cost_error))
+    least = min(trial.loss_error * trial.cost_error for trial in trials)
+
+    def place(trial: Trial) -> tuple[bool, float, float]:
+        product = trial.loss_error * trial.cost_error
+        as_good = product <= AS_GOOD * least
+        return not as_good, trial.parameters if as_good else product, product
+
+    return tuple(sorted(trials, key=place))
 
 
 def cross_validate(runs: Runs, form: str, luck: float | None = None) -> Trial:

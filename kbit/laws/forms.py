@@ -87,6 +87,13 @@ def additive(p: Values, at: Points) -> np.ndarray:
     return base(p, at) + at.quantized * p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
 
 
+def saturating(p: Values, at: Points) -> np.ndarray:
+    """base + S log(1 + x / S), x the cost of the additive form: as that while small against S, and slower beyond."""
+    bits = 2.0 ** (-p["lambda"][..., at.slope] * (at.k - REFERENCE_BITS))
+    x = p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
+    return base(p, at) + at.quantized * p["S"] * np.log(1 + x / p["S"])
+
+
 def bit_power(p: Values, at: Points) -> np.ndarray:
     """base + C[kind] n^-gamma d^delta (k / 4)^-lambda: a power of the bits instead of an exponential."""
     bits = (at.k / REFERENCE_BITS) ** -p["lambda"][..., at.slope]
@@ -120,6 +127,7 @@ ALPHA = Parameter("exponent of size", 0.01, 3.0, lambda sketch: 0.3)
 GAMMA = Parameter("exponent with which the cost of a format falls with size", -1.0, 3.0, lambda sketch: 0.2)
 LAMBDA = Parameter("a bit less costs 2^lambda times as much (rounding's variance: 2)", -1.0, 8.0, lambda sketch: 2.0, "slope")
 POWER = Parameter("exponent with which the cost falls with k", -1.0, 20.0, lambda sketch: 4.0, "slope")
+S = Parameter("cost beyond which it grows with the logarithm of the noise alone, nats", 1e-3, 100.0, lambda sketch: 1.0)
 C = Parameter("cost of 4 bits at N0, nats", 0.0, INFINITE, lambda sketch: sketch.cost, "kind")
 WIDTH = Parameter("bits in which the effective size comes to 63%", 0.05, 20.0, lambda sketch: 1.0, "kind")
 OFFSET = Parameter("cost of the format, nats (at N0)", -INFINITE, INFINITE, lambda sketch: sketch.cost, "format")
@@ -136,6 +144,12 @@ FORMS: dict[str, Form] = {
         {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, **DATA, **DELTA},
         "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta 2^(-lambda (k - 4))",
         "Hoffmann et al. 2022, and the cost of post-training quantization of Kumar et al. 2024, their e^(-k/w) as 2^(-lambda k)",
+    ),
+    "saturating": Form(
+        saturating,
+        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, "S": S, **DATA, **DELTA},
+        "E + A n^-alpha + B d^-beta + S log(1 + C[kind] n^-gamma d^delta 2^(-lambda (k - 4)) / S)",
+        "the additive form, bent where models break: measured costs of 2 bits lie below the exponential through 3 to 6",
     ),
     "bit-power": Form(
         bit_power,

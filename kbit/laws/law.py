@@ -69,6 +69,12 @@ class Law:
         """The name of its form in FORMS."""
         return self.layout.form
 
+    @property
+    def formula(self) -> str:
+        """What it says, without the terms of D where it has none."""
+        text = self.layout.law.formula
+        return text if self.layout.has_data else text.replace(" + B d^-beta", "").replace(" d^delta", "")
+
     def predict(self, N: Sizes, format: str | Sequence[str], *, D: float | None = None) -> Prediction:
         """Loss of models of N linear weights at a format (one for all, or one each), trained on D tokens (default: the longest).
 
@@ -94,7 +100,7 @@ class Law:
         """The law as plain values."""
         return {
             "form": self.form,
-            "formula": self.layout.law.formula,
+            "formula": self.formula,
             "cite": self.layout.law.cite,
             "parameters": {name: estimate._asdict() for name, estimate in self.estimates.items()},
             "confidence": self.confidence,
@@ -125,7 +131,7 @@ class Law:
         forms = Table(*columns, title="Sizes left out in turn", title_justify="left")
         for trial in self.trials:
             forms.add_row(trial.form, str(trial.parameters), number(trial.loss_error), f"{trial.cost_error:.0%}")
-        return Group(f"loss = {self.layout.law.formula}".replace("[", r"\["), self.where, table, forms)
+        return Group(f"loss = {self.formula}".replace("[", r"\["), self.where, table, forms)
 
     @property
     def where(self) -> str:

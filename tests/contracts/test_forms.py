@@ -14,7 +14,7 @@ from tests.laws.simulate import SIZES, simulate_table
 
 FORMATS = ("bf16", *(f"int{k}-b64" for k in range(2, 7)), "int4-b16", *(f"nf{k}-b64" for k in range(2, 5)))
 TOKENS = (2e6, 4e6, 8e6)
-TRUE = {"E": 1.8, "A": 0.7, "alpha": 0.35, "gamma": 0.2, "B": 0.15, "beta": 0.5, "delta": 0.15}
+TRUE = {"E": 1.8, "A": 0.7, "alpha": 0.35, "gamma": 0.2, "B": 0.15, "beta": 0.5, "delta": 0.15, "S": 0.4}
 QUIET = {"difficulty": 0.0, "disagreement": 0.0, "model_noise": 0.0, "own_noise": 0.0}
 
 
