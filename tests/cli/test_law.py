@@ -46,7 +46,7 @@ def test_json_has_the_curves_the_budgets_and_the_law(store, capsys):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--form", "cubic"), "kbit: form 'cubic' does not exist. Write one of: additive, bit-power, "),
+        (("--form", "cubic"), "kbit: form 'cubic' does not exist. Write one of: additive, saturating, "),
         (("--axis", "bytes"), "kbit: axis 'bytes' does not exist. Write one of: total, linear."),
         (("--protocol", "wiki"), "kbit: protocol 'wiki' has no finished run. The store has: books."),
         (("--kind", "nf-b64"), "kbit: kind 'nf-b64' was not measured. Write any, or one of: int-b64."),
