@@ -28,7 +28,5 @@ def plan(
     from kbit.study import read_table
 
     budget = parse_size(memory)
-    found = plan(
-        read_table(store), budget, context=context, batch=batch, kv_bits=kv_bits, family=family, protocol=protocol
-    )
+    found = plan(read_table(store), budget, context=context, batch=batch, kv_bits=kv_bits, family=family, protocol=protocol)
     show(found.with_all() if all else found, json)

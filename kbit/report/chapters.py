@@ -162,7 +162,7 @@ def fitted_law(rows: Table, law: Law | LawError, axis: str) -> Section:
     finding = f"The law misses {words.plural(len(predicted), 'measurement')} by {error:.2g} bits per byte (root mean square)."
     note = f"{law.where} Source of the form: {law.layout.law.cite}."
     tables = [_parameters(law), _trials(law)]
-    return Section(finding, note, figures.law_fit(own, predicted, axis), tables, f"loss = {law.layout.law.formula}")
+    return Section(finding, note, figures.law_fit(own, predicted, axis), tables, f"loss = {law.formula}")
 
 
 def _parameters(law: Law) -> SmallTable:
