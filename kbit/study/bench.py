@@ -18,7 +18,6 @@ from kbit.evaluation import Quality, Scorer, Windows, batch_size_for, batches, l
 from kbit.evaluation.forward import tokenizer_of
 from kbit.models import load, walk
 from kbit.recipes import Recipe, quantized_weights, rest_values, total_bits
-from kbit.study.peak import peak_bytes, restart_peak
 from kbit.study.sources import read_texts
 from kbit.study.specs import RunSpec
 from kbit.study.store import Outcome

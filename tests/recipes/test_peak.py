@@ -6,8 +6,8 @@ import numpy as np
 import psutil
 import pytest
 
-from kbit.study import peak
-from kbit.study.peak import peak_bytes, restart_peak
+from kbit.recipes import peak
+from kbit.recipes.peak import peak_bytes, restart_peak
 
 MIB = 2**20
 
