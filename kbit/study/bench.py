@@ -18,6 +18,7 @@ from kbit.evaluation import Quality, Scorer, Windows, batch_size_for, batches, l
 from kbit.evaluation.forward import tokenizer_of
 from kbit.models import load, walk
 from kbit.recipes import Recipe, quantized_weights, rest_values, total_bits
+from kbit.recipes.peak import peak_bytes, restart_peak
 from kbit.study.sources import read_texts
 from kbit.study.specs import RunSpec
 from kbit.study.store import Outcome
