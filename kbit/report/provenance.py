@@ -67,7 +67,7 @@ def _runs(table: Table) -> dict[str, str]:
         "windows a run": words.listing([str(count) for count in sorted({len(losses) for losses in table["window_losses"]})]),
         "hosts": words.listing(hosts),
         "computing time": words.seconds(float(np.nansum(table["seconds"]))),
-        "largest peak memory": f"{words.of_size(float(np.max(table['peak_bytes'])), 3)}B",
+        "largest peak memory": words.as_bytes(8 * float(np.max(table["peak_bytes"]))),
     }
     if "finished" in table:
         facts["first and last finished"] = f"{min(table['finished'].tolist())} to {max(table['finished'].tolist())}"

@@ -120,7 +120,7 @@ function placeLabels(place, labels, styles, small) {
     const [px, py] = [xaxis.d2p(label.x), yaxis.d2p(label.y)];
     if (!Number.isFinite(px) || !Number.isFinite(py)) continue;
     const found = [label.text, label.short].flatMap((text) => label.sides.map((side) => boxOf(side, text, px, py, pen.measureText(text.replace(/&lt;|&gt;|&amp;/g, "x")).width, size)))
-      .find(({ box }) => free(box));
+      .find(({ box, anchor }) => free(box) && (anchor !== "center" || (box[0] >= 0 && box[2] <= width)));
     if (!found) continue;
     taken.push(found.box);
     placed.push({
@@ -205,9 +205,10 @@ function toolsOf(slug, content) {
     tools.push(make("label", { className: "pick", textContent: `${metas[0].choose} ` }, select));
   }
   const entries = new Map(metas.flatMap((meta) => meta.legend ?? []).map((entry) => [entry.group, entry]));
+  const width = ({ group }) => Number(/^k(\d+)$/.exec(group)?.[1] ?? 0); // bit widths ascend; other things keep their order
   const hidden = shown.hidden.get(slug) ?? new Set();
   shown.hidden.set(slug, hidden);
-  for (const entry of entries.values()) {
+  for (const entry of [...entries.values()].sort((a, b) => width(a) - width(b))) {
     const dot = make("i");
     dot.style.background = entry.colour;
     const button = make("button", { type: "button", title: "Show or hide" }, dot, unescaped(entry.text));
@@ -238,9 +239,9 @@ function fillMasthead() {
   document.querySelector("[data-text=headline]").textContent = view.headline;
   document.querySelector("[data-text=lead]").textContent = view.lead;
   document.querySelector("[data-ruler]").replaceChildren(...view.ruler.map((part) => {
-    const bar = make("i", { textContent: part.text, title: `${part.text}: ${part.from} to ${part.to}, probability ${part.probability}` });
+    const bar = make("i", { title: `${part.text}: ${part.from} to ${part.to}, probability ${part.probability}` }, String(part.k), make("em", { textContent: part.k === 1 ? " bit" : " bits" }));
     bar.style.background = `var(--k${part.k})`;
-    const stretch = make("div", {}, bar, make("span", {}, make("b", { textContent: part.from }), make("b", { textContent: part === view.ruler.at(-1) ? part.to : "" })));
+    const stretch = make("div", {}, bar, make("span", {}, ...[part.from, ...(part === view.ruler.at(-1) ? [part.to] : [])].map((textContent) => make("b", { textContent }))));
     stretch.style.flex = `${part.share} 1 0`;
     return stretch;
   }));
