@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="Turns of each.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parser.parse_args()
-    models = options.models or [folder for folder in sorted(FAMILY.glob("prose-*")) if folder.name.count("-") == 1]
+    sizes = sorted(FAMILY.glob("prose-*/model.safetensors"), key=lambda file: file.stat().st_size)
+    models = options.models or [file.parent for file in sizes if file.parent.name.count("-") == 1]
     rows = {model.name: measure(model, options) for model in models}
     about = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     if options.json:
