@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
@@ -62,7 +63,8 @@ def main() -> None:
         "windows": options.windows,
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
+        "versions": {package: version(package) for package in ("kbit", "torch", "transformers")},
         "command": " ".join(sys.argv),
     }
     print(json.dumps(result, indent=2) if options.json else "\n".join(table(result)))
@@ -113,11 +115,20 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def machine() -> str:
+    """The processor's name, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def table(result: dict[str, Any]) -> list[str]:
     """The result in lines."""
     per_model = {name: median(cost["wall"] for cost in costs) for name, costs in result["naive"].items()}
     return [
-        f"{result['windows']} windows of 256 tokens, {result['cores']} cores, {result['machine']}, load {result['load']:.1f}",
+        f"{result['windows']} windows of 256 tokens, {result['cores']} cores, {result['machine']}, load {result['load']:.1f}; "
+        + ", ".join(f"{package} {number}" for package, number in result["versions"].items()),
         "            runs per hour  seconds per run  processor seconds per run",
         *(
             f"{name:<12}{result[f'{key}_runs_per_hour']:13.0f}{result[f'{key}_wall_seconds']:17.2f}"
