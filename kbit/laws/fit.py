@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from kbit.errors import LawError
 from kbit.laws.forms import FORMS
@@ -16,6 +17,7 @@ from kbit.laws.runs import Runs, Slice, Table, choose_slice, prepare
 
 DRAW_EVALUATIONS = 25  # a resample starts at the fit
 AS_GOOD = 1.05  # forms whose errors differ by less are equally good
+MOST_PARAMETERS = 48  # of the forms that are compared: one with parameters for each of many formats takes minutes and says little
 SMALLEST_COST = 0.005  # nats: relative errors of costs below it are taken relative to it
 
 
@@ -38,15 +40,16 @@ def fit(
     """
     chosen_table, chosen = choose_slice(table, **slice_)
     runs = prepare(chosen_table)
-    if form == "best":
-        trials = compare(runs, luck)
-        form = trials[0].form
-    else:
-        trials = (cross_validate(runs, form, luck),)
-    layout, fitted = lay_out(runs, form)
-    problem, theta = solve(layout, fitted, luck)
-    resampled = resample(fitted, problem.noise, bootstrap, np.random.default_rng(seed))
-    draws = np.array([problem.minimize(theta, losses, DRAW_EVALUATIONS) for losses in resampled])
+    with threadpool_limits(limits=1, user_api="blas"):  # matrices of a few hundred rows: BLAS threads made a fit 7 times slower
+        if form == "best":
+            trials = compare(runs, luck)
+            form = trials[0].form
+        else:
+            trials = (cross_validate(runs, form, luck),)
+        layout, fitted = lay_out(runs, form)
+        problem, theta = solve(layout, fitted, luck)
+        resampled = resample(fitted, problem.noise, bootstrap, np.random.default_rng(seed))
+        draws = np.array([problem.minimize(theta, losses, DRAW_EVALUATIONS) for losses in resampled])
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0) if bootstrap else (np.full_like(theta, np.nan),) * 2
     at_bound = np.isclose(theta[None], np.stack(layout.bounds()), atol=1e-6).any(0)
@@ -71,12 +74,18 @@ def fit(
 def compare(runs: Runs, luck: float | None = None) -> tuple[Trial, ...]:
     """Cross-validation of every form that the runs can determine, the best first.
 
+    Forms that would have more than 48 parameters are left out (`fit` takes them by name), unless all have.
     Best: the least product of the two errors, so that neither the level of the loss nor the cost of a format decides alone; among
     forms whose products are within 5% of the least, the one with the fewest parameters.
     Raises the LawError of the first form where none can be fitted.
     """
-    trials, refused = [], []
+    trials, refused, parameters = [], [], {}
     for form in FORMS:
+        try:
+            parameters[form] = len(lay_out(runs, form)[0].names)
+        except LawError as error:
+            refused.append(error)
+    for form in [form for form, count in parameters.items() if count <= MOST_PARAMETERS] or parameters:
         try:
             trials.append(cross_validate(runs, form, luck))
         except LawError as error:
