@@ -29,7 +29,7 @@ from kbit.report.look import (
 )
 from kbit.report.runs import KEPT, Table, lines, longest_trained, main_series, where
 
-HEADROOM = 1.2  # the frame ends at this multiple of the worst 16-bit loss: beyond lies what nobody would choose
+HEADROOM = 1.15  # the frame ends at this multiple of the worst 16-bit loss: beyond lies what nobody would choose
 LOG_FROM = 2.5  # a loss axis that spans more than this factor is logarithmic
 BYTES = "bits per byte"
 LIKELY = 0.5  # an area of probability is labelled where it is above
@@ -80,7 +80,7 @@ def _add_line(drawn: Figure, k: int, line: Table, group: str) -> None:
 
 def loss_frame(rows: Table) -> tuple[float, float]:
     """Lowest and highest loss of the frame: what lies far above the worst 16-bit model is outside it."""
-    y, kept = rows["bits_per_byte"], rows["bits_per_byte"][rows["k"] >= KEPT]
+    y, kept = rows["bits_per_byte"], rows["bits_per_byte"][(rows["k"] >= KEPT) & rows["main"]]
     top = min(float(y.max()), float(kept.max()) * HEADROOM) if len(kept) else float(np.quantile(y, 0.9))
     margin = 0.04 * (top - float(y.min()) or 1.0)
     return float(y.min()) - margin, top + margin

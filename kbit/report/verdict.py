@@ -13,18 +13,21 @@ from kbit.report.compare import Standing
 from kbit.report.runs import KEPT, Table, where
 
 SHORTEST = 0.03  # a stretch of budgets below this share of their logarithmic range is a crossing, not a regime
+SHORT = 0.1  # and one below this share must be likely
+LIKELY = 0.9  # below this probability the runner-up is named too
 MOST_TOLD = 5  # bits above which a format costs too little for a sentence
 CLEAR = 0.95  # a probability from which one candidate is said to be the best
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Budgets, in bits, from `low` to `high` at which k is the most probable best, with its mean probability there."""
+    """Budgets, in bits, from `low` to `high` at which k is the most probable best, with its mean probability, and the next k."""
 
     k: int
     low: float
     high: float
     probability: float
+    runner_up: int
 
 
 def stretches(budgets: np.ndarray, chances: np.ndarray, widths: Sequence[int]) -> list[Stretch]:
@@ -33,22 +36,35 @@ def stretches(budgets: np.ndarray, chances: np.ndarray, widths: Sequence[int]) -
     budgets: ascending, evenly spaced in their logarithm. chances: (budgets, widths).
     """
     winner = chances.argmax(axis=1)
-    least = max(1, round(SHORTEST * len(budgets)))
-    while len(cuts := np.flatnonzero(np.diff(winner)) + 1):
-        edges = [0, *cuts.tolist(), len(winner)]
-        lengths = np.diff(edges)
-        short = int(lengths.argmin())
-        if lengths[short] > least:
-            break
-        before = lengths[short - 1] if short else -1
-        after = lengths[short + 1] if short + 1 < len(lengths) else -1
+    while (short := _too_short(winner, chances)) is not None:
+        edges = _edges(winner)
+        before = edges[short] - edges[short - 1] if short else 0
+        after = edges[short + 2] - edges[short + 1] if short + 2 < len(edges) else 0
         winner[edges[short] : edges[short + 1]] = winner[edges[short] - 1 if before >= after else edges[short + 1]]
-    edges = [0, *(np.flatnonzero(np.diff(winner)) + 1).tolist(), len(winner)]
-    border = [budgets[0], *[float(np.sqrt(budgets[e - 1] * budgets[e])) for e in edges[1:-1]], budgets[-1]]
-    return [
-        Stretch(int(widths[winner[a]]), float(border[i]), float(border[i + 1]), float(chances[a:b, winner[a]].mean()))
-        for i, (a, b) in enumerate(pairwise(edges))
-    ]
+    edges = _edges(winner)
+    borders = [budgets[0], *[float(np.sqrt(budgets[e - 1] * budgets[e])) for e in edges[1:-1]], budgets[-1]]
+    found = []
+    for (a, b), (low, high) in zip(pairwise(edges), pairwise(borders), strict=True):
+        mean = chances[a:b].mean(axis=0)
+        second = int(np.argsort(np.where(np.arange(len(mean)) == winner[a], -1, mean))[-1])
+        found.append(Stretch(int(widths[winner[a]]), float(low), float(high), float(mean[winner[a]]), int(widths[second])))
+    return found
+
+
+def _edges(winner: np.ndarray) -> list[int]:
+    """Where stretches of one winner begin, and the end of the last."""
+    return [0, *(np.flatnonzero(np.diff(winner)) + 1).tolist(), len(winner)]
+
+
+def _too_short(winner: np.ndarray, chances: np.ndarray) -> int | None:
+    """The shortest stretch that is none: it is very short, or short and not likely."""
+    edges = _edges(winner)
+    shares = np.diff(edges) / len(winner)
+    for i in np.argsort(shares, kind="stable").tolist() if len(shares) > 1 else []:
+        likely = chances[edges[i] : edges[i + 1], winner[edges[i]]].mean() >= LIKELY
+        if shares[i] < SHORTEST or (shares[i] < SHORT and not likely):
+            return int(i)
+    return None
 
 
 def headline(parts: Sequence[Stretch], axis: str) -> str:
@@ -56,14 +72,18 @@ def headline(parts: Sequence[Stretch], axis: str) -> str:
     of = "of model" if axis == "total" else "in the linear layers"
     first, *rest = parts
     best = f"{words.bit_width(first.k)} {'is' if first.k == 1 else 'are'} best"
-    chance = words.probability(first.probability)
     if not rest:
-        return f"{best} at every budget from {words.bits(first.low)} to {words.bits(first.high)} {of} (probability {chance})."
-    told = [f"{best} up to {words.bits(first.high)} {of} (probability {chance})"]
-    for part in rest:
-        chance = words.probability(part.probability)
-        told.append(f"{words.bit_width(part.k)} from there to {words.bits(part.high)} ({chance})")
+        span = f"from {words.bits(first.low)} to {words.bits(first.high)}"
+        return f"{best} at every budget {span} {of} (probability {_chance(first)})."
+    told = [f"{best} up to {words.bits(first.high)} {of} (probability {_chance(first)})"]
+    told += [f"{words.bit_width(part.k)} from there to {words.bits(part.high)} ({_chance(part)})" for part in rest]
     return ", ".join(told) + "."
+
+
+def _chance(part: Stretch) -> str:
+    """71%, else mostly 5 bits."""
+    rival = "" if part.probability >= LIKELY else f", else mostly {words.bit_width(part.runner_up)}"
+    return words.probability(part.probability) + rival
 
 
 def what_bits_cost(rows: Table, series: str) -> str:

@@ -31,7 +31,8 @@ def table() -> Table:
         simulate_table(formats=few, windows=24, embeddings=("bf16",)),
         simulate_table(formats=few, windows=24, protocols=("textbooks",)),
         rows_where(
-            simulate_table(formats=few, windows=24, training_tokens=(4194304.0, 8388608.0)), lambda t: t["training_tokens"] < 8e6
+            simulate_table(sizes=SIZES[:2], formats=few, windows=24, training_tokens=(4194304.0, 8388608.0)),
+            lambda t: t["training_tokens"] < 8e6,
         ),
         rows_where(simulate_table(sizes=SIZES[:2], formats=few, windows=24, seeds=(0, 1)), lambda t: t["seed"] == 1),
     )

@@ -15,35 +15,42 @@ from tests.laws.simulate import simulate_table
 BUDGETS = np.geomspace(1e5, 1e7, 41)
 
 
-def chances(*winners):
-    """Probabilities 0.9 and 0.1 for k = 3 and 4 at each budget, by who wins."""
-    return np.array([[0.9, 0.1] if k == 3 else [0.1, 0.9] for k in winners])
+def chances(*winners, sure=0.95):
+    """Probabilities of k = 3, 4 and 5 at each budget: the winner's is `sure`, the rest is mostly the other one of 3 and 4."""
+    rest = 1 - sure
+    return np.array([[sure, rest, 0] if k == 3 else [rest, sure, 0] for k in winners])
 
 
 def test_budgets_are_cut_where_the_best_k_changes():
-    first, second = stretches(BUDGETS, chances(*[3] * 20, *[4] * 21), (3, 4))
+    first, second = stretches(BUDGETS, chances(*[3] * 20, *[4] * 21), (3, 4, 5))
     assert (first.k, second.k) == (3, 4)
+    assert (first.runner_up, second.runner_up) == (4, 3)
     assert (first.low, second.high) == (1e5, 1e7)
     assert first.high == second.low == pytest.approx((BUDGETS[19] * BUDGETS[20]) ** 0.5)
-    assert first.probability == pytest.approx(0.9)
+    assert first.probability == pytest.approx(0.95)
 
 
 def test_a_flicker_at_a_crossing_is_no_stretch():
-    found = stretches(BUDGETS, chances(*[3] * 20, 4, *[3] * 2, *[4] * 18), (3, 4))
+    found = stretches(BUDGETS, chances(*[3] * 20, 4, *[3] * 2, *[4] * 18), (3, 4, 5))
     assert [part.k for part in found] == [3, 4]
 
 
 def test_a_stretch_too_short_at_an_end_goes_to_its_neighbour():
-    assert [part.k for part in stretches(BUDGETS, chances(4, *[3] * 40), (3, 4))] == [3]
+    assert [part.k for part in stretches(BUDGETS, chances(4, *[3] * 40), (3, 4, 5))] == [3]
+
+
+@pytest.mark.parametrize(("sure", "ks"), [(0.95, [4, 3]), (0.55, [3])])
+def test_a_short_stretch_counts_only_when_it_is_likely(sure, ks):
+    assert [part.k for part in stretches(BUDGETS, chances(*[4] * 3, *[3] * 38, sure=sure), (3, 4, 5))] == ks
 
 
 def test_one_sentence_says_who_wins_where_and_how_surely():
-    one = [Stretch(4, 1e5, 1e7, 0.97)]
+    one = [Stretch(4, 1e5, 1e7, 0.97, 3)]
     assert headline(one, "total") == "4 bits are best at every budget from 100 kbit to 10 Mbit of model (probability 97%)."
-    three = [Stretch(1, 1e5, 3e5, 0.71), Stretch(3, 3e5, 1e6, 1.0), Stretch(4, 1e6, 1e7, 0.95)]
+    three = [Stretch(1, 1e5, 3e5, 0.71, 2), Stretch(3, 3e5, 1e6, 1.0, 4), Stretch(4, 1e6, 1e7, 0.95, 3)]
     assert headline(three, "linear") == (
-        "1 bit is best up to 300 kbit in the linear layers (probability 71%), 3 bits from there to 1 Mbit (over 99%), "
-        "4 bits from there to 10 Mbit (95%)."
+        "1 bit is best up to 300 kbit in the linear layers (probability 71%, else mostly 2 bits), "
+        "3 bits from there to 1 Mbit (over 99%), 4 bits from there to 10 Mbit (95%)."
     )
 
 
