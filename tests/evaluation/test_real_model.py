@@ -19,10 +19,10 @@ def test_perplexity_on_wikitext_2(smollm2: Path, assets: Path) -> None:
 
 
 def test_zero_shot_accuracies(smollm2: Path, assets: Path) -> None:
-    """LAMBADA 0.340 of 200 rows, HellaSwag 0.467 and PIQA 0.717 of 60, by a loop of one's own; 60 rows are right to 0.06."""
+    """LAMBADA 0.340 of 200 rows, HellaSwag 0.467 and PIQA 0.717 of 60, by another program on these rows."""
     pytest.importorskip("lm_eval", reason="needs the extra kbit[eval]")
     model = load(smollm2)
     found = run_tasks(model, model.kbit_tokenizer, ["lambada", "hellaswag", "piqa"], assets / "eval", limit=60)
-    assert found["lambada"]["acc"] == pytest.approx(0.340, abs=0.15)
-    assert found["hellaswag"]["acc_norm"] == pytest.approx(0.467, abs=0.07)
-    assert found["piqa"]["acc_norm"] == pytest.approx(0.717, abs=0.07)
+    assert found["lambada"]["acc"] == pytest.approx(0.340, abs=0.12)  # of 60 rows: two standard errors
+    assert found["hellaswag"]["acc_norm"] == pytest.approx(0.467, abs=0.001)
+    assert found["piqa"]["acc_norm"] == pytest.approx(0.717, abs=0.001)
