@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+import threading
 import torch
 
 from kbit.errors import KbitError, StoreError
