@@ -6,13 +6,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-import threading
 import torch
 
 from kbit.errors import KbitError, StoreError
@@ -231,5 +231,5 @@ def _connect_to_ray() -> Any:
             "the executor 'ray' needs Ray, which is not installed. Install it with: pip install 'kbit[ray]'"
         ) from None
     if not ray.is_initialized():
-        ray.init(logging_level="error", log_to_driver=False)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     return ray
