@@ -21,7 +21,7 @@ from kbit.models import Assembly, Site, rest, skeleton
 from kbit.recipes.bits import experts_of, rest_format, sites_of, total_bits
 from kbit.recipes.encoding import packed_weight, rounded
 from kbit.recipes.outliers import Outliers
-from kbit.recipes.peak import peak_bytes, restart_peak
+from kbit.recipes.peak import give_back_freed, peak_bytes, restart_peak
 from kbit.recipes.recipe import Recipe
 from kbit.recipes.result import LayerResult, QuantizeResult
 
@@ -118,6 +118,7 @@ class _Work:
                 yield self._write_site(None if whole else writer, site, site.of(parameter).float(), columns)
                 done += 1
             del parameter
+            give_back_freed()
         for name, tensor in rest(self.model, self.sites):
             fmt = rest_format(tensor, self.recipe)
             values = self.assembly.read(name)
