@@ -33,6 +33,7 @@ from kbit.formats.scales import tensor_scale_of, to_float16
 
 FEW_BITS = 2  # up to this k a scale that reaches the largest weight does worse than writing zeros
 ALTERNATIONS = 4  # of scales for the levels, and levels for the scales
+LARGEST = torch.finfo(torch.float32).max * (1 - 2.0**-20)  # of a weight that levels are learned from
 
 
 def encode(
@@ -120,6 +121,7 @@ def learn_levels(w: Tensor, grid: Grid, start: Tensor | None = None) -> Tensor:
             part, x = grid.part(rows, blocks), unflatten(w[rows, columns].float(), blocks)
             x = x if part.mean is None else x - part.mean
             weight = (part.scale / top).double().square() if fmt.codebook == "kmeans" else (part.scale > 0).double()
+            x = x.clamp(-LARGEST, LARGEST)  # rounding must not carry level * scale past float32
             yield torch.where(part.scale > 0, x / part.scale, 0.0), weight.expand_as(x)
 
     learn = CODEBOOKS[fmt.codebook].levels if start is None else partial(kmeans_levels, start=start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kbit.errors import FormatError
@@ -59,6 +59,7 @@ EXTREME = st.one_of(
 )
 
 
+@example("kmeans3-b64-o5", [3.4028234663852886e38], 1)
 @given(st.sampled_from(VARIED), st.lists(EXTREME, min_size=1, max_size=70), st.integers(1, 5))
 @settings(max_examples=200, deadline=None)
 def test_any_finite_weights_give_finite_values(text, numbers, n_out):
