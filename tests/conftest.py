@@ -1,13 +1,16 @@
-"""What all tests share: where outside texts and models lie, and one thread for torch."""
+"""What all tests share: tiny models on disk, where outside texts and models lie, and one thread for torch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.tiny_models import tiny
 
 settings.register_profile("ci", derandomize=True)  # the same examples each time; on a developer's machine new ones
 if os.environ.get("CI"):
@@ -44,3 +47,16 @@ def smollm2() -> Path:
 def family() -> Path:
     """The folder of the bundled family."""
     return Path(__file__).parents[1] / "family"
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model, by its name in TINY, written once for all tests; not to be changed."""
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tiny(name, tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return folder

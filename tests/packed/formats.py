@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies
 
+from kbit.errors import FormatError
 from kbit.formats import CODEBOOKS, Encoded, Format
 from kbit.methods import choose
 
@@ -25,7 +26,7 @@ def exists(text: str) -> bool:
     """Whether the format string is allowed."""
     try:
         Format.parse(text)
-    except Exception:
+    except FormatError:
         return False
     return True
 
