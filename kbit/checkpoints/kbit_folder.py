@@ -17,7 +17,7 @@ from kbit.checkpoints.json_file import DAMAGED
 from kbit.checkpoints.modules import Module, guard_of, read_modules
 from kbit.checkpoints.safetensors_header import DTYPE_NAMES, Entry, quoted
 from kbit.errors import CheckpointError, KbitError
-from kbit.packed import PackedTensor
+from kbit.packed import PackedTensor, version0
 
 FAULTS = {
     "no part": "lacks the tensor {name}, which the format {fmt} needs. " + DAMAGED,
@@ -53,6 +53,11 @@ class KbitCheckpoint(SafetensorsCheckpoint):
         self._packed: dict[str, list[Module]] = {}  # parameter -> its module, or its experts in order
         for module in sorted(modules.values(), key=lambda module: module.expert or 0):
             self._packed.setdefault(module.parameter or module.weight, []).append(module)
+
+    @property
+    def format_version(self) -> int:
+        """The number of its layout."""
+        return self.quantization["format_version"]
 
     @property
     def source(self) -> str:
@@ -102,7 +107,10 @@ class KbitCheckpoint(SafetensorsCheckpoint):
         return out
 
     def read_packed(self, module: str) -> PackedTensor:
-        """The packed weight of `module` (the name of its parameter will do too); its parts are mapped, so not read until used."""
+        """The packed weight of `module` (the name of its parameter will do too).
+
+        Its parts are mapped, so not read until used; those of format_version 0 are read and brought into today's order.
+        """
         key = module if module in self.modules else module.removesuffix(".weight")
         if key not in self.modules:
             count = len(self.modules)
@@ -110,11 +118,16 @@ class KbitCheckpoint(SafetensorsCheckpoint):
         wanted = self.modules[key]
         stored = {name.removeprefix(wanted.weight): self._stored[name] for name in wanted.part_sizes()}
         parts = {suffix: stored_bytes.map_tensor(entry) for suffix, entry in stored.items()}
+        if self.format_version == 0:
+            parts = version0.upgraded(wanted.fmt, wanted.shape, parts)
         return PackedTensor.from_parts(wanted.fmt, wanted.shape, parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names, dtypes, shapes and bytes of all stored tensors, and over the formats that give them meaning."""
-        meaning = json.dumps({key: module.to_json() for key, module in sorted(self.modules.items())}, sort_keys=True)
+        """SHA-256 over the names, dtypes, shapes and bytes of all stored tensors, and over the layout and formats that give them
+        meaning.
+        """
+        modules = {key: module.to_json() for key, module in sorted(self.modules.items())}
+        meaning = json.dumps({"format_version": self.format_version, "modules": modules}, sort_keys=True)
         return stored_bytes.fingerprint(self._stored.values(), also=meaning)
 
 

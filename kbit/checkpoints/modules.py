@@ -1,6 +1,6 @@
 """The quantization_config of a kbit checkpoint: which packed weight means what, as written and as checked on reading.
 
-It is {"quant_method": "kbit", "format_version": 0, "source": "...", "recipe": {...}, "modules": {...}}, and a module reads
+It is {"quant_method": "kbit", "format_version": 1, "source": "...", "recipe": {...}, "modules": {...}}, and a module reads
 "model.layers.0.mlp.up_proj": {"format": "nf4-b64", "shape": [172, 64]}.
 """
 
@@ -21,11 +21,12 @@ from kbit.formats.format import Format
 from kbit.packed.parts import part_sizes
 
 QUANT_METHOD = "kbit"
-FORMAT_VERSION = 0
+FORMAT_VERSION = 1  # what is written
+READABLE_VERSIONS = (0, 1)
 MAX_SIDE = 2**31 - 1  # columns are stored as int32 where some are kept
 
 FAULTS = {
-    "version": f"has format_version {{found}}; this kbit reads {FORMAT_VERSION}. "
+    "version": f"has format_version {{found}}; this kbit reads {' and '.join(map(str, READABLE_VERSIONS))}. "
     "Quantize the model again, or use the kbit that wrote it.",
     "modules": "has a quantization_config without a map 'modules' of objects. " + DAMAGED,
     "recipe": "has a quantization_config whose recipe is not an object or whose source is not a string. " + DAMAGED,
@@ -89,7 +90,7 @@ def quantization_config(modules: Iterable[Module], recipe: dict[str, Any] | None
 def read_modules(folder: Path, quantization: dict[str, Any]) -> dict[str, Module]:
     """The modules that `quantization` describes, each checked by itself. Raises CheckpointError with one of FAULTS."""
     version = quantization.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or version not in READABLE_VERSIONS:
         fail(folder, "version", found=quoted(str(version)))
     modules = quantization.get("modules")
     if not isinstance(modules, dict) or not all(isinstance(entry, dict) for entry in modules.values()):

@@ -21,6 +21,12 @@ def pad(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def row_bytes(fmt: Format, n_coded: int) -> int:
+    """Bytes that the codes of a row take, for `n_coded` coded columns, padded to 32; the codes of a tile are 16 times as many."""
+    columns = pad(n_coded, CODE_COLUMNS)
+    return -(-columns // CODES_PER_BYTE_TERNARY) if fmt.codebook == "ternary" else columns * fmt.k // 8
+
+
 def stored_parts(fmt: Format, shape: tuple[int, int]) -> dict[str, int]:
     """Bytes of each stored tensor of an (n_out, n_in) weight, by the suffix of its name; docs/formats.md describes each.
 
@@ -35,11 +41,10 @@ def stored_parts(fmt: Format, shape: tuple[int, int]) -> dict[str, int]:
     if fmt.is_float:
         return {"": n_out * n_in * fmt.k // 8}
     n_kept = fmt.n_kept(n_in)
-    rows, columns = pad(n_out, TILE_ROWS), pad(n_in - n_kept, CODE_COLUMNS)
+    rows = pad(n_out, TILE_ROWS)
     n_blocks = fmt.n_blocks(n_in - n_kept)
     n_scales = 1 if fmt.granularity == "tensor" else rows * n_blocks
-    row_bytes = -(-columns // CODES_PER_BYTE_TERNARY) if fmt.codebook == "ternary" else columns * fmt.k // 8
-    parts = {"": rows * row_bytes, "_scale": n_scales * (2 if fmt.scales == "f16" else 1)}
+    parts = {"": rows * row_bytes(fmt, n_in - n_kept), "_scale": n_scales * (2 if fmt.scales == "f16" else 1)}
     if fmt.scales == "s8":
         parts["_second_scale"] = 2 * rows * -(-n_blocks // SCALES_PER_SECOND_LEVEL)
     if fmt.scales == "e4m3":

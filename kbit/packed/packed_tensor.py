@@ -1,7 +1,7 @@
-"""PackedTensor: a k-bit weight as the bytes that are stored, the same in memory and on disk. Layout: format_version 0.
+"""PackedTensor: a k-bit weight as the bytes that are stored, the same in memory and on disk. Layout: format_version 1.
 
-Codes are a plain bit stream of the padded weight: rows pad to 16 and the codes of a row to 32 columns, padding is 0 everywhere,
-and every part fills whole cache lines. docs/checkpoints.md has the byte of each number.
+Rows lie in tiles of 16, and the codes of a tile in bit planes. The codes of a row pad to 32 columns, padding is 0 everywhere, and
+every part fills whole cache lines. docs/formats.md has the byte of each number.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from kbit.errors import CheckpointError, FormatError
 from kbit.formats.encoded import Encoded
 from kbit.formats.format import Format, with_table
 from kbit.formats.scales import join_scale, split_scale
-from kbit.formats.storage import CODE_COLUMNS, CODES_PER_BYTE_TERNARY, SCALES_PER_SECOND_LEVEL, TILE_ROWS, pad
-from kbit.packed.bits import pack_bits, pack_ternary, unpack_bits, unpack_ternary
+from kbit.formats.storage import CODE_COLUMNS, SCALES_PER_SECOND_LEVEL, TILE_ROWS, pad, row_bytes
 from kbit.packed.parts import part_sizes
+from kbit.packed.planes import pack_planes, unpack_planes
+from kbit.packed.ternary import pack_ternary, unpack_ternary
+from kbit.packed.tiles import from_tiles, to_tiles, zeros_from_tiles, zeros_to_tiles
 
 CHUNK = 2**20  # weights unpacked at once by dequantize and matmul: 5 MB
 
@@ -62,7 +64,7 @@ class PackedTensor:
         return self._encoded(slice(0, self.shape[0]), *self._decoded())
 
     def dequantize(self) -> Tensor:
-        """The weight that the bits stand for, float32 (n_out, n_in); at most CHUNK weights are unpacked at a time."""
+        """The weight that the bits stand for, float32 (n_out, n_in); CHUNK weights, or a tile, are unpacked at a time."""
         w = torch.empty(self.shape)
         for rows, part in self._chunks():
             w[rows] = part
@@ -82,9 +84,9 @@ class PackedTensor:
         return COMPUTE[compute](self, x)
 
     def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The dequantized weight in pieces of some rows."""
+        """The dequantized weight in pieces of whole tiles."""
         n_out, n_in = self.shape
-        step = max(1, CHUNK // n_in)
+        step = max(TILE_ROWS, CHUNK // n_in // TILE_ROWS * TILE_ROWS)
         decoded = None if self.fmt.is_float else self._decoded()
         for start in range(0, n_out, step):
             rows = slice(start, min(n_out, start + step))
@@ -100,40 +102,42 @@ class PackedTensor:
             raise FormatError(f"format '{fmt}' has no codes to unpack. Use dequantize.")
         n_kept = fmt.n_kept(n_in)
         n_blocks = fmt.n_blocks(n_in - n_kept)
-        stored = dict(self._parts)
+        rows, blocks = (1, 1) if fmt.granularity == "tensor" else (n_out, n_blocks)
+        stored = self._parts
         fields: dict[str, Tensor] = {}
-        split = {"_scale": _cut(stored["_scale"], fmt, n_out, n_blocks)}
+        split = {"_scale": from_tiles(stored["_scale"], rows, blocks)}
         if fmt.scales == "s8":
-            split["_second_scale"] = _cut(stored["_second_scale"], fmt, n_out, -(-n_blocks // SCALES_PER_SECOND_LEVEL))
+            split["_second_scale"] = from_tiles(stored["_second_scale"], rows, -(-blocks // SCALES_PER_SECOND_LEVEL))
         if fmt.scales == "e4m3":
             fields["tensor_scale"] = split["_tensor_scale"] = stored["_tensor_scale"][0].clone()
         fields["scale"] = join_scale(split, fmt.scales)
-        if fmt.affine == "asym":
-            count = 1 if fmt.granularity == "tensor" else pad(n_out, TILE_ROWS) * n_blocks
-            fields["zero"] = _cut(_unpack_flat(stored["_zero"], fmt.k, count), fmt, n_out, n_blocks).float()
+        if fmt.affine == "asym" and fmt.granularity == "tensor":
+            fields["zero"] = (stored["_zero"][:1] & 2**fmt.k - 1).view(1, 1).float()
+        elif fmt.affine == "asym":
+            fields["zero"] = zeros_from_tiles(stored["_zero"], rows, blocks, fmt.k).float()
         for word, field in (("min", "minimum"), ("center", "mean")):
             if fmt.affine == word:
-                fields[field] = _cut(stored["_min" if word == "min" else "_mean"], fmt, n_out, n_blocks).float()
+                fields[field] = from_tiles(stored["_min" if word == "min" else "_mean"], rows, blocks).float()
         fields["levels"] = _stored_levels(stored["_levels"][: 2**fmt.k]) if fmt.learned else fmt.levels()
         if fmt.table:
             fmt = with_table(fmt, fields["levels"])
         if fmt.kept_percent:
             nothing = torch.empty(0)  # a row of one weight keeps none
             fields["kept_columns"] = _kept_columns(stored.get("_kept_columns", nothing.int())[:n_kept].clone(), n_in)
-            fields["kept_weight"] = stored.get("_kept_weight", nothing)[: n_out * n_kept].view(n_out, n_kept).float()
+            fields["kept_weight"] = from_tiles(stored.get("_kept_weight", nothing), n_out, n_kept).float()
         for name, values in fields.items():
             if not values.isfinite().all():
                 raise CheckpointError(f"a packed weight of shape {self.shape} in {fmt}: its {name} is not finite. {AGAIN}")
         return fmt, fields
 
     def _encoded(self, rows: slice, fmt: Format, fields: dict[str, Tensor]) -> Encoded:
-        """Some rows as Encoded."""
+        """Some rows, from the first of a tile on, as Encoded."""
         columns = self.shape[1] - fmt.n_kept(self.shape[1])
-        padded = pad(columns, CODE_COLUMNS)
-        row_bytes = -(-padded // CODES_PER_BYTE_TERNARY) if fmt.codebook == "ternary" else padded * fmt.k // 8
-        stream = self._parts[""].numpy()[: pad(self.shape[0], TILE_ROWS) * row_bytes].reshape(-1, row_bytes)[rows]
-        unpacked = unpack_ternary(stream, columns) if fmt.codebook == "ternary" else unpack_bits(stream, fmt.k)
-        codes = torch.from_numpy(unpacked[:, :columns])
+        tiles = slice(rows.start // TILE_ROWS, -(-rows.stop // TILE_ROWS))
+        tile_bytes = TILE_ROWS * row_bytes(fmt, columns)
+        stored = self._parts[""].numpy()[tiles.start * tile_bytes : tiles.stop * tile_bytes].reshape(-1, tile_bytes)
+        unpacked = unpack_ternary(stored) if fmt.codebook == "ternary" else unpack_planes(stored, fmt.k)
+        codes = torch.from_numpy(unpacked[: rows.stop - rows.start, :columns])
         top = len(fields["levels"]) - 1
         codes = codes.clamp(max=top) if top < 2**fmt.k - 1 else codes.contiguous()  # no code reads outside, whatever the bytes
         by_row = {name: fields[name][rows] for name in ROW_FIELDS if name in fields and len(fields[name]) == self.shape[0]}
@@ -143,23 +147,28 @@ class PackedTensor:
 def pack(encoded: Encoded) -> PackedTensor:
     """The stored form of `encoded`."""
     fmt, shape = encoded.fmt, encoded.shape
-    found: dict[str, Tensor] = {"": _pack_codes(encoded), **split_scale(encoded.scale, fmt.scales, encoded.tensor_scale)}
+    by_row = split_scale(encoded.scale, fmt.scales, encoded.tensor_scale)
+    whole = {"": _pack_codes(encoded)}
+    if encoded.tensor_scale is not None:
+        whole["_tensor_scale"] = by_row.pop("_tensor_scale")
     if encoded.minimum is not None:
-        found["_min"] = encoded.minimum
+        by_row["_min"] = encoded.minimum
     if encoded.mean is not None:
-        found["_mean"] = encoded.mean
+        by_row["_mean"] = encoded.mean
     if encoded.kept_columns is not None and encoded.kept_weight is not None:
-        found |= {"_kept_columns": encoded.kept_columns, "_kept_weight": encoded.kept_weight}
+        whole["_kept_columns"] = encoded.kept_columns
+        by_row["_kept_weight"] = encoded.kept_weight
     if encoded.zero is not None:
-        found["_zero"] = _pack_flat(_padded_rows(encoded.zero.to(torch.uint8), fmt), fmt.k)
+        zero = encoded.zero.to(torch.uint8)
+        whole["_zero"] = zero.flatten() if fmt.granularity == "tensor" else zeros_to_tiles(zero, fmt.k)
     if fmt.learned:
         levels = encoded.levels
-        found["_levels"] = torch.cat([levels, levels[-1:].expand(2**fmt.k - len(levels))])
+        whole["_levels"] = torch.cat([levels, levels[-1:].expand(2**fmt.k - len(levels))])
+    found = whole | {suffix: to_tiles(values) for suffix, values in by_row.items()}
     parts = {}
     for suffix, (dtype, count) in part_sizes(fmt, shape).items():
-        values = found[suffix] if suffix in ("", "_zero") else _padded_rows(found[suffix], fmt)
         parts[suffix] = torch.zeros(count, dtype=dtype)
-        parts[suffix][: values.numel()] = values.flatten().to(dtype)
+        parts[suffix][: len(found[suffix])] = found[suffix].to(dtype)
     return PackedTensor.from_parts(fmt, shape, parts)
 
 
@@ -183,40 +192,12 @@ ROW_FIELDS = ("scale", "zero", "minimum", "mean", "kept_weight")  # those with a
 AGAIN = "The file is damaged: download or copy it again."
 
 
-def _padded_rows(values: Tensor, fmt: Format) -> Tensor:
-    """`values` (n_out, n) with rows of zeros up to a multiple of 16; what is not per row stays."""
-    if values.dim() != 2 or (fmt.granularity == "tensor" and values.shape == (1, 1)):
-        return values
-    return torch.nn.functional.pad(values, (0, 0, 0, -len(values) % TILE_ROWS))
-
-
-def _cut(values: Tensor, fmt: Format, n_out: int, columns: int) -> Tensor:
-    """The numbers of the rows that exist, (n_out, columns), or (1, 1) for granularity tensor, out of a padded part."""
-    rows, columns = (1, 1) if fmt.granularity == "tensor" else (n_out, columns)
-    return values[: rows * columns].view(rows, columns).clone()
-
-
 def _pack_codes(encoded: Encoded) -> Tensor:
     n_out, columns = encoded.codes.shape
     padded = np.zeros((pad(n_out, TILE_ROWS), pad(columns, CODE_COLUMNS)), dtype=np.uint8)
     padded[:n_out, :columns] = encoded.codes.numpy()
-    stream = pack_ternary(padded) if encoded.fmt.codebook == "ternary" else pack_bits(padded, encoded.fmt.k)
-    return torch.from_numpy(stream).flatten()
-
-
-def _pack_flat(codes: Tensor, k: int) -> Tensor:
-    """One stream of all codes, as many whole bytes as they need."""
-    padded = np.zeros((1, pad(codes.numel(), 8)), dtype=np.uint8)
-    padded[0, : codes.numel()] = codes.flatten().numpy()
-    return torch.from_numpy(pack_bits(padded, k)[0, : -(-codes.numel() * k // 8)].copy())
-
-
-def _unpack_flat(stream: Tensor, k: int, count: int) -> Tensor:
-    """Inverse of _pack_flat: the first `count` codes."""
-    padded = np.zeros((1, pad(count, 8) // 8 * k), dtype=np.uint8)
-    present = stream[: padded.size].numpy()
-    padded[0, : len(present)] = present
-    return torch.from_numpy(unpack_bits(padded, k)[0, :count].copy())
+    stored = pack_ternary(padded) if encoded.fmt.codebook == "ternary" else pack_planes(padded, encoded.fmt.k)
+    return torch.from_numpy(stored).flatten()
 
 
 def _stored_levels(stored: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from kbit.checkpoints.modules import FORMAT_VERSION
 from kbit.packed.parts import PART_DTYPES
 from tests.checkpoints.kbit_folders import packed_random, write_modules
 
-TEXT = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "checkpoints.md").read_text(encoding="utf-8")
 
 
 def test_the_program_that_reads_without_kbit_gives_the_weights(tmp_path):
@@ -23,5 +24,7 @@ def test_the_program_that_reads_without_kbit_gives_the_weights(tmp_path):
 
 
 def test_every_part_and_the_version_are_described():
-    assert all(f"`{suffix}`" in TEXT for suffix in PART_DTYPES if suffix)
-    assert f"`format_version` {FORMAT_VERSION}" in TEXT
+    layout = (DOCS / "formats.md").read_text(encoding="utf-8").split("## Where each number lies")[1].split("\n## ")[0]
+    for text in (TEXT, layout):
+        assert all(f"`{suffix}`" in text for suffix in PART_DTYPES if suffix)
+        assert f"`format_version` {FORMAT_VERSION}" in text

@@ -33,7 +33,7 @@ def test_packed_weights_come_back_bit_for_bit_and_dequantized(tmp_path):
     assert isinstance(checkpoint, KbitCheckpoint)
     assert (checkpoint.kind, checkpoint.source, checkpoint.recipe) == ("kbit", "tiny", {"weights": "many"})
     assert checkpoint.config == {"model_type": "llama", "hidden_size": 32}
-    assert checkpoint.quantization["format_version"] == 0
+    assert checkpoint.format_version == checkpoint.quantization["format_version"] == 1
     assert checkpoint.names == ("model.down.weight", "model.norm.weight", "model.up.weight")
     assert torch.equal(checkpoint.read("model.norm.weight"), NORM)
     for key, expected in packed.items():
@@ -59,7 +59,7 @@ def test_the_files_are_as_documented(tmp_path):
     }
     assert json.loads((folder / "config.json").read_text())["quantization_config"] == {
         "quant_method": "kbit",
-        "format_version": 0,
+        "format_version": 1,
         "source": "tiny",
         "recipe": {"weights": "many"},
         "modules": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -68,11 +69,17 @@ def edit_experts(change: Callable[[Quantization], object]) -> Callable[[Path], P
     return lambda out: rewrite_config(experts(out), lambda quantization: change(quantization["modules"]))
 
 
+def older(out: Path) -> Path:
+    """A checkpoint of format_version 0."""
+    return Path(shutil.copytree(Path(__file__).parents[1] / "checkpoints" / "version0", out))
+
+
 # name -> (fault, how it is made)
 HOSTILE: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    "next version": ("version", edit(lambda q: q.update(format_version=1))),
-    "version true": ("version", edit(lambda q: q.update(format_version=False))),
-    "version 0.0": ("version", edit(lambda q: q.update(format_version=0.0))),
+    "next version": ("version", edit(lambda q: q.update(format_version=2))),
+    "version before the first": ("version", edit(lambda q: q.update(format_version=-1))),
+    "version true": ("version", edit(lambda q: q.update(format_version=True))),
+    "version 1.0": ("version", edit(lambda q: q.update(format_version=1.0))),
     "no version": ("version", edit(lambda q: q.pop("format_version"))),
     "no modules": ("modules", edit(lambda q: q.pop("modules"))),
     "modules are a list": ("modules", edit(lambda q: q.update(modules=[]))),
@@ -231,7 +238,7 @@ def test_two_thousand_mutations_of_the_configs_bytes_are_refused_or_read(tmp_pat
         outcome(folder)
 
 
-@pytest.mark.parametrize("make", [two_modules, experts])
+@pytest.mark.parametrize("make", [two_modules, experts, older])
 def test_a_thousand_mutations_of_the_weights_are_refused_or_read(make, tmp_path):
     folder = make(tmp_path / "m")
     content = (folder / "model.safetensors").read_bytes()
