@@ -36,3 +36,9 @@ def test_every_codebook_lies_as_defined(text):
 def test_every_format_and_shape_lies_as_defined(text, shape, seed):
     e = encoded(text, shape, seed)
     check(pack(e), e)
+
+
+@pytest.mark.parametrize("text", ["int7-b64-asym", "ternary-b64", "kmeans3-row", "int5-b16-s8", "int4-b64-min-o2"])
+def test_long_rows_lie_as_defined(text):
+    e = encoded(text, (5, 4097))
+    check(pack(e), e)
