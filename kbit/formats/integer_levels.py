@@ -26,7 +26,7 @@ LARGEST_BLOCK = 1024  # longer blocks (row, tensor) count as this long: their le
 SMALLEST_BLOCK = 16  # shorter blocks count as this long: too many of their weights lie on the ends
 GAUSSIAN_POINTS = 4096  # on either side of 0, up to 6.7 standard deviations
 HALVINGS = 19  # the Gaussian has fallen to 2^-(i^2 / 2^19) at point i: 615 points a standard deviation
-ROOT_HALF = 0.5**0.5
+ROOT_HALF = math.sqrt(0.5)
 
 
 @dataclass(frozen=True)
