@@ -31,7 +31,7 @@ def study(
     from kbit.errors import StoreError
     from kbit.study import read_table, run_study, write_csv
 
-    with bar("study") as advance:
+    with bar("study", percent=True) as advance:
         result = run_study(grid, store, executor=executor, workers=workers, progress=advance, dry_run=dry_run)
     if csv is not None and not dry_run:
         write_csv(read_table(store), csv)

@@ -193,3 +193,15 @@ def test_progress_in_a_log_is_a_line_now_and_then_on_stderr(monkeypatch, capsys)
     assert captured.err == (
         "studying: 5/10, 0:00:20 gone, 0:00:20 to go  run 5\nstudying: 10/10, 0:00:40 gone, 0:00:00 to go  run 10\n"
     )
+
+
+def test_progress_by_share_of_the_work_is_whole_percent(monkeypatch, capsys):
+    times = iter([0.0, 117.0, 273.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    with progress.bar("study", percent=True) as advance:
+        advance(42.9, 100.0, "6 of 14 runs, tiny int4-b64")
+        advance(100.0, 100.0, "14 of 14 runs, tiny nf4-b64")
+    assert capsys.readouterr().err == (
+        "study: 43%, 0:01:57 gone, 0:02:36 to go  6 of 14 runs, tiny int4-b64\n"
+        "study: 100%, 0:04:33 gone, 0:00:00 to go  14 of 14 runs, tiny nf4-b64\n"
+    )
