@@ -18,7 +18,7 @@ from torch import Tensor
 from kbit.formats.encoded import reach
 from kbit.formats.format import Format
 
-LIMITS = {8: 127, 16: 32767}  # bits: largest whole number; -128 and -32768 are not used, so that levels may change their sign
+LIMITS = {8: 127, 16: 127 * 257}  # bits: largest whole number; 127 * 257 = 127 * 256 + 127: two signed bytes hold it
 MOST_ADDED = 0.01  # of the mean squared error of the format on Gaussian weights: what 8 bits may add
 EXACT = 2.0**-22  # levels this part of themselves off a whole multiple are that multiple: levels and steps are rounded to float32
 CANDIDATES = np.arange(508) / 8  # the largest level is that much below the limit: 63.625 .. 127 steps with 8 bits
@@ -33,7 +33,7 @@ ROOT_HALF = math.sqrt(0.5)
 class IntegerLevels:
     """level ~ values[code] * step. values: int32 (n_levels,), never descending. step: a float32 above 0. bits: 8 or 16.
 
-    8 bits hold -127 .. 127, 16 bits -32767 .. 32767.
+    8 bits hold -127 .. 127, 16 bits -32639 .. 32639.
     """
 
     values: Tensor
@@ -45,7 +45,7 @@ def integer_levels(fmt: Format, levels: Tensor) -> IntegerLevels:
     """The integer levels of `levels`, float32 (n_levels,) ascending: those of `fmt`, or those that a tensor in `fmt` has stored.
 
     int formats: the levels, with step 1. Where all levels are whole multiples of a step: those of the largest such step. Else
-    the largest magnitude is n steps, n in eighths and at most 127 (32767), and every level the nearest whole number of them; that
+    the largest magnitude is n steps, n in eighths and at most 127 (32639), and every level the nearest whole number of them; that
     n wins which moves the levels least, by the sum of p * (level - value * step)^2, p the share of Gaussian weights that take
     the level; ties go to the larger n. 8 bits where the mean squared error on those weights grows by less than 1%, else 16.
     """
@@ -89,7 +89,7 @@ def choose(level_bytes: bytes, end: float, block: int) -> tuple[tuple[int, ...],
 
 
 def whole_multiples(ratios: np.ndarray) -> float | None:
-    """The least n up to 32767 that makes all ratios whole, but for the rounding of float32; None if there is none."""
+    """The least n up to 32639 that makes all ratios whole, but for the rounding of float32; None if there is none."""
     n = np.arange(1, LIMITS[16] + 1, dtype=np.float64)
     for ratio in np.unique(np.abs(ratios)):
         multiple = ratio * n

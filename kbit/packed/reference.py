@@ -16,7 +16,7 @@ from kbit.formats.encoded import Encoded, coded_columns
 from kbit.formats.format import Format
 from kbit.formats.integer_levels import integer_levels
 
-SEGMENT = 128  # most columns that share a scale of the activations: 128 * 127 * 32767 fits an int32
+SEGMENT = 128  # most columns that share a scale of the activations: 128 * 127 * 32639 fits an int32
 LARGEST_Q = 127
 SMALLEST = 2.0**-100  # a segment that stays below it counts as zero: 127 / a and what follows would leave float32
 INFINITY_BITS = 0x7F800000
