@@ -57,17 +57,24 @@ class Curve:
 def curves(runs: Runs, axis: str = "total", kind: str | None = None) -> list[Curve]:
     """The curves of the runs, in the order of k: of one kind of format and 16 bits, or of every format where kind is None.
 
-    Of each size the models that saw the most tokens count; where several differ in their seed, their mean.
+    Of each size the models that saw the most tokens count; where several differ in their seed, their mean. So that all formats
+    are compared on the same models, a second training that was measured in some of them alone is left out.
     """
     if axis not in AXES:
         raise LawError(f"axis '{axis}' does not exist. Write one of: {', '.join(AXES)}.")
     bits = runs.total_bits if axis == "total" else runs.linear_bits
     longest = runs.longest_trained
+    texts = [
+        text
+        for text, first in zip(*np.unique(runs.format, return_index=True), strict=True)
+        if kind is None or not runs.quantized[first] or runs.kind[first] == kind
+    ]
+    alike = longest & _measured_alike(runs, longest, texts)
     out = []
-    for text in dict.fromkeys(runs.format):
-        mine = longest & (runs.format == text)
+    for text in texts:
+        mine = alike & (runs.format == text)
         first = int(np.argmax(runs.format == text))
-        if not mine.any() or (kind is not None and runs.quantized[first] and runs.kind[first] != kind):
+        if not mine.any():
             continue
         points = []
         for N in np.unique(runs.N[mine]):
@@ -88,6 +95,19 @@ def curves(runs: Runs, axis: str = "total", kind: str | None = None) -> list[Cur
             )
         )
     return sorted(out, key=lambda curve: (curve.k, curve.kind))
+
+
+def _measured_alike(runs: Runs, counted: np.ndarray, formats: list[str]) -> np.ndarray:
+    """Mask: runs of models that were measured in every format in which any model of their size was; all, where there is none."""
+    alike = np.ones(len(runs.N), dtype=bool)
+    for N in np.unique(runs.N[counted]):
+        here = counted & (runs.N == N) & np.isin(runs.format, formats)
+        measured = {str(model): set(runs.format[here & (runs.model == model)]) for model in np.unique(runs.model[here])}
+        every = set().union(*measured.values())
+        complete = [model for model, found in measured.items() if found == every]
+        if complete:
+            alike &= (runs.N != N) | np.isin(runs.model, complete)
+    return alike
 
 
 def main_kind(runs: Runs) -> str:

@@ -43,6 +43,15 @@ def test_a_curve_stays_between_the_losses_of_its_sizes_even_where_those_do_not_f
             assert between.max() <= max(curve.loss[left], curve.loss[right]) + 1e-9
 
 
+def test_a_second_training_measured_in_some_formats_alone_does_not_tilt_the_curves() -> None:
+    runs = prepare(simulate_table(seeds=(0, 1), model_noise=0.3))
+    second = np.array(["seed-1" in str(model) for model in runs.model])
+    assert second.any()
+    some = runs.take(~second | (runs.k == 4) | (runs.k == runs.k.max()))
+    for curve, alone in zip(curves(some), curves(runs.take(~second)), strict=True):
+        np.testing.assert_array_equal(curve.loss, alone.loss)
+
+
 def test_seeds_of_a_size_are_averaged_and_only_the_longest_training_counts():
     runs = prepare(simulate_table(seeds=(0, 1), training_tokens=(2e6, 8e6)))
     curve = curves(runs, kind="int-b64")[0]
