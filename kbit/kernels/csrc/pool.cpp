@@ -1,0 +1,150 @@
+#include "pool.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "kbit.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace kbit {
+namespace {
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+constexpr int kLooks = 4000;  // at about 10 ns each: longer than from one product of a decoder to the next, no longer
+
+struct Job {
+  void (*body)(void *, int64_t);
+  void *context;
+  int64_t parts;
+};
+
+class Pool {
+ public:
+  // Runs `job` on the caller and up to `helpers` threads.
+  void run(const Job &job, int helpers) {
+    while (static_cast<int>(threads_.size()) < helpers) threads_.emplace_back([this, i = static_cast<int>(threads_.size())] { serve(i); });
+    job_ = job;
+    next_.store(0, std::memory_order_relaxed);
+    working_.store(helpers, std::memory_order_relaxed);
+    helpers_.store(helpers, std::memory_order_relaxed);
+    round_.fetch_add(1, std::memory_order_seq_cst);
+    if (sleeping_.load(std::memory_order_seq_cst) > 0) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      wake_.notify_all();
+    }
+    work(job);
+    for (int looks = 0; working_.load(std::memory_order_acquire) > 0; ++looks)
+      if (looks < kLooks) relax();
+      else std::this_thread::yield();
+  }
+
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ending_.store(true, std::memory_order_seq_cst);
+      round_.fetch_add(1, std::memory_order_seq_cst);
+      wake_.notify_all();
+    }
+    for (std::thread &thread : threads_) thread.join();
+  }
+
+  std::mutex busy;
+
+ private:
+  void work(const Job &job) {
+    for (int64_t part; (part = next_.fetch_add(1, std::memory_order_relaxed)) < job.parts;) job.body(job.context, part);
+  }
+
+  void serve(int index) {
+    uint64_t seen = 0;
+    for (;;) {
+      uint64_t round = round_.load(std::memory_order_acquire);
+      for (int looks = 0; round == seen && looks < kLooks; ++looks) {
+        relax();
+        round = round_.load(std::memory_order_acquire);
+      }
+      if (round == seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleeping_.fetch_add(1, std::memory_order_seq_cst);
+        wake_.wait(lock, [&] { return round_.load(std::memory_order_seq_cst) != seen; });
+        sleeping_.fetch_sub(1, std::memory_order_seq_cst);
+        round = round_.load(std::memory_order_acquire);
+      }
+      if (ending_.load(std::memory_order_acquire)) return;
+      seen = round;
+      if (index >= helpers_.load(std::memory_order_relaxed)) continue;
+      work(job_);
+      working_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::vector<std::thread> threads_;
+  Job job_{};
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> working_{0}, helpers_{0}, sleeping_{0};
+  std::atomic<uint64_t> round_{0};
+  std::atomic<bool> ending_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+std::atomic<int> wanted{0};  // threads, the caller among them; 0: as many as there are cores
+Pool *pool = nullptr;
+std::mutex making;
+
+// A forked child has the caller's thread alone: it begins with a pool of its own, and leaves the memory of the old one.
+void after_fork() {
+  pool = nullptr;
+  new (&making) std::mutex;
+}
+
+Pool &the_pool() {
+  std::lock_guard<std::mutex> lock(making);
+  if (!pool) {
+    static const int registered = pthread_atfork(nullptr, nullptr, after_fork);
+    (void)registered;
+    pool = new Pool;  // never deleted: threads may still run when the process ends
+  }
+  return *pool;
+}
+
+}  // namespace
+
+void parallel(int64_t parts, void (*body)(void *, int64_t), void *context) {
+  const int helpers = static_cast<int>(parts < kbit_threads() ? parts : kbit_threads()) - 1;
+  if (helpers > 0) {
+    Pool &shared = the_pool();
+    std::unique_lock<std::mutex> mine(shared.busy, std::try_to_lock);
+    if (mine.owns_lock()) return shared.run({body, context, parts}, helpers);
+  }
+  for (int64_t part = 0; part < parts; ++part) body(context, part);
+}
+
+}  // namespace kbit
+
+extern "C" {
+
+void kbit_set_threads(int threads) { kbit::wanted.store(threads < 1 ? 1 : threads, std::memory_order_relaxed); }
+int kbit_threads(void) {
+  const int threads = kbit::wanted.load(std::memory_order_relaxed);
+  if (threads > 0) return threads;
+  const unsigned cores = std::thread::hardware_concurrency();
+  return cores ? static_cast<int>(cores) : 1;
+}
+
+}  // extern "C"

@@ -1,0 +1,19 @@
+// A small pool of threads that lives as long as the process: no thread is made or ended by a product.
+//
+// The caller works too. One call at a time has the pool; a second one, from another thread, runs in its own thread alone, which
+// changes no result. Idle threads look for work for a few microseconds, then sleep, so that they take no core from torch.
+#pragma once
+
+#include <cstdint>
+
+namespace kbit {
+
+// body(context, part) for every part in [0, parts), in any order, on at most kbit_threads() threads; returns when all are done.
+void parallel(int64_t parts, void (*body)(void *context, int64_t part), void *context);
+
+template <class F>
+void parallel(int64_t parts, F &&f) {
+  parallel(parts, [](void *context, int64_t part) { (*static_cast<F *>(context))(part); }, &f);
+}
+
+}  // namespace kbit

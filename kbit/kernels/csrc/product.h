@@ -1,0 +1,408 @@
+// The products of a packed matrix with prepared rows of x, once for all instruction sets, in the words of lanes_<isa>.h.
+//
+// One row of x: codes are unpacked, looked up and multiplied in registers (row_int8, row_exact). Several rows, or blocks that
+// no unit divides: a tile's codes are unpacked once into a panel in the level-1 cache, which then meets every row of x
+// (panel_int8, panel_exact). Both do the same sums in the same order; docs/kernels.md states it.
+#pragma once
+
+#include <utility>
+
+#include "view.h"
+
+namespace kbit {
+namespace LANES {
+
+// ---- what the codes of a matrix become
+enum Coding { kLinear, kDoubled, kTable8, kTable16, kTernary };  // kDoubled: k = 1, levels first and first + 2
+
+KBIT_INLINE Coding coding_of(const kbit_matrix &m) {
+  if (m.coding == KBIT_TERNARY) return kTernary;
+  if (m.coding == KBIT_LINEAR) return m.rise == 2 ? kDoubled : kLinear;
+  return m.integer_bits == 8 ? kTable8 : kTable16;
+}
+
+// Bits of a byte that meets x; 8 means a wide byte.
+constexpr int bits_of(int k, Coding coding) {
+  return coding == kTernary || coding == kDoubled ? 2 : coding == kLinear ? k : 8;
+}
+
+// What a byte carries on top of its level: level = byte - carried.
+KBIT_INLINE int32_t carried(const kbit_matrix &m) {
+  const Coding coding = coding_of(m);
+  if (coding == kTable8 || coding == kTable16) return kWideBias;
+  if (coding == kTernary) return 1;
+  return (m.k == 8 ? kWideBias - 128 : 0) - m.first;
+}
+
+// The codes of group G of a unit, at bit TO of each byte, plane by plane: widest plane, lowest bits.
+template <int K, int G, int TO = 0>
+KBIT_INLINE Bytes codes_of(const uint8_t *unit) {
+  constexpr int kWidth = K >= 8 ? 8 : K >= 4 ? 4 : K >= 2 ? 2 : 1, kPerByte = 8 / kWidth;
+  const Bytes low = field<kWidth * (G % kPerByte), kWidth, TO>(load_bytes(unit + 64 * (G / kPerByte)));
+  if constexpr (K == kWidth) return low;
+  else return low | codes_of<K - kWidth, G, TO + kWidth>(unit + 64 * kWidth);
+}
+
+// Bytes that meet x, from codes.
+template <int K, Coding C>
+struct Decoder {
+  explicit KBIT_INLINE Decoder(const kbit_matrix &) {}
+  template <int G>
+  KBIT_INLINE Bytes get(const uint8_t *unit) const {
+    const Bytes codes = codes_of<K, G, C == kDoubled ? 1 : 0>(unit);
+    if constexpr (K == 8) return widen(codes);
+    else return codes;
+  }
+};
+
+// The wide bytes of a table: byte PART (0 low, 1 high) of integer levels, both signed: level = 256 * high + low.
+template <int K, int PART>
+struct Levels {
+  uint8_t wide[1 << K];
+  explicit KBIT_INLINE Levels(const kbit_matrix &m) {
+    for (int i = 0; i < 1 << K; ++i) {
+      const int level = m.integer_levels[i], low = static_cast<int8_t>(level);
+      wide[i] = static_cast<uint8_t>((PART ? (level - low) / 256 : low) + kWideBias);
+    }
+  }
+};
+template <int K>
+struct Decoder<K, kTable8> {
+  Table<K> table;
+  explicit KBIT_INLINE Decoder(const kbit_matrix &m) : table(Levels<K, 0>(m).wide) {}
+  template <int G>
+  KBIT_INLINE Bytes get(const uint8_t *unit) const { return table(codes_of<K, G>(unit)); }
+};
+
+// ---- scales
+KBIT_INLINE Floats scales_at(const View &w, int64_t tile, int64_t block) {
+  const kbit_matrix &m = w.m;
+  const int64_t at = (tile * w.blocks + block) * kRows;
+  if (m.per_tensor) {
+    uint16_t halves[kRows];
+    uint8_t bytes[kRows];
+    for (int i = 0; i < kRows; ++i) {
+      if (m.scales == KBIT_F16) halves[i] = *static_cast<const uint16_t *>(m.scale);
+      else bytes[i] = *static_cast<const uint8_t *>(m.scale);
+    }
+    if (m.scales == KBIT_F16) return load_halves(halves);
+    if (m.scales == KBIT_E8M0) return load_e8m0(bytes);
+    if (m.scales == KBIT_E4M3) return load_e4m3(bytes) * broadcast(m.tensor_scale);
+    for (int i = 0; i < kRows; ++i) halves[i] = m.second_scale[0];
+    return load_uint8(bytes) * load_halves(halves) / broadcast(255.0f);
+  }
+  if (m.scales == KBIT_F16) return load_halves(static_cast<const uint16_t *>(m.scale) + at);
+  const uint8_t *codes = static_cast<const uint8_t *>(m.scale) + at;
+  if (m.scales == KBIT_E8M0) return load_e8m0(codes);
+  if (m.scales == KBIT_E4M3) return load_e4m3(codes) * broadcast(m.tensor_scale);
+  const int64_t seconds = (w.blocks + KBIT_SECOND_LEVEL - 1) / KBIT_SECOND_LEVEL;
+  const uint16_t *second = m.second_scale + (tile * seconds + block / KBIT_SECOND_LEVEL) * kRows;
+  return load_uint8(codes) * load_halves(second) / broadcast(255.0f);
+}
+KBIT_INLINE Floats shift_at(const View &w, int64_t tile, int64_t block) {
+  if (!w.m.per_tensor) return load_halves(w.m.shift + (tile * w.blocks + block) * kRows);
+  uint16_t halves[kRows];
+  for (auto &half : halves) half = *w.m.shift;
+  return load_halves(halves);
+}
+KBIT_INLINE Ints zeros_at(const View &w, int64_t tile, int64_t block) {
+  if (w.m.per_tensor) return broadcast(static_cast<int32_t>(*w.m.zero & ((1 << w.m.k) - 1)));
+  return load_planes(w.m.zero + (tile * w.blocks + block) * 2 * w.m.k, w.m.k);
+}
+// Kept columns, and the way out: the last words of a row of y.
+KBIT_INLINE void finish(const View &w, int64_t tile, const float *kept, Floats acc, float *y) {
+  for (int64_t j = 0; j < w.m.n_kept; ++j)
+    acc = fma(load_halves(w.m.kept_weight + (tile * w.m.n_kept + j) * kRows), broadcast(kept[j]), acc);
+  const int64_t rows = w.rows_of(tile);
+  if (rows == kRows) store_floats(y + tile * kRows, acc);
+  else store_some(y + tile * kRows, acc, static_cast<int>(rows));
+}
+
+// ---- one row of x, int8
+// A segment's integers and what they are worth, onto acc.
+KBIT_INLINE Floats add_segment(const View &w, int64_t tile, int64_t block, Ints isum, int32_t sum, float x_scale, float shifted,
+                               Floats acc) {
+  if (w.m.zero) isum = isum - zeros_at(w, tile, block) * broadcast(sum);
+  Floats scale = scales_at(w, tile, block);
+  if (w.m.coding == KBIT_TABLE) scale = scale * broadcast(w.m.step);
+  acc = fma(to_floats(isum), scale * broadcast(x_scale), acc);
+  if (w.m.shift) acc = fma(shift_at(w, tile, block), broadcast(shifted), acc);
+  return acc;
+}
+
+template <int K, Coding C>
+void row_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y) {
+  constexpr int kBits = bits_of(K, C);
+  const Decoder<K, C> decoder(w.m);
+  for (; tile < tile_end; ++tile) {
+    const uint8_t *unit = w.m.codes + tile * w.tile_bytes;
+    const int8_t *q = a.q.data();
+    Floats acc = broadcast(0.0f);
+    for (size_t s = 0; s < w.segments.size(); ++s) {
+      const Segment &segment = w.segments[s];
+      Ints even = broadcast(a.start[s]), odd = broadcast(0);
+      int64_t left = segment.column_end - segment.column;
+      for (; left > kUnit; left -= 2 * kUnit, unit += 2 * 64 * K, q += 2 * kUnit) {
+        even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
+        odd = dot8<kBits>(odd, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit + 64 * K); }, q + kUnit);
+      }
+      if (left > 0) {
+        even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
+        unit += 64 * K;
+        q += kUnit;
+      }
+      acc = add_segment(w, tile, segment.block, even + odd, a.sum[s], a.scale[s], a.shifted.empty() ? 0 : a.shifted[s], acc);
+    }
+    finish(w, tile, a.kept.data(), acc, y);
+  }
+}
+
+// Levels of 16 bits: two tables, two sums.
+template <int K>
+void row_int16_levels(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y) {
+  const Table<K> low(Levels<K, 0>(w.m).wide), high(Levels<K, 1>(w.m).wide);
+  for (; tile < tile_end; ++tile) {
+    const uint8_t *unit = w.m.codes + tile * w.tile_bytes;
+    const int8_t *q = a.q.data();
+    Floats acc = broadcast(0.0f);
+    for (size_t s = 0; s < w.segments.size(); ++s) {
+      const Segment &segment = w.segments[s];
+      Ints lows = broadcast(a.start[s]), highs = lows;
+      for (int64_t left = segment.column_end - segment.column; left > 0; left -= kUnit, unit += 64 * K, q += kUnit) {
+        each<8>([&](auto g) KBIT_LAMBDA {
+          const Bytes codes = codes_of<K, g>(unit);
+          lows = dot<8>(lows, low(codes), q + kGroup * g);
+          highs = dot<8>(highs, high(codes), q + kGroup * g);
+        });
+      }
+      const Ints isum = times_256(highs) + lows;
+      acc = add_segment(w, tile, segment.block, isum, a.sum[s], a.scale[s], a.shifted.empty() ? 0 : a.shifted[s], acc);
+    }
+    finish(w, tile, a.kept.data(), acc, y);
+  }
+}
+
+// ---- panels
+// Consecutive segments [segment, segment_end) whose weights fit a panel.
+struct Chunk {
+  size_t segment, segment_end;
+  int64_t unit, unit_end;  // that hold their columns
+};
+KBIT_INLINE Chunk next_chunk(const View &w, size_t segment) {
+  size_t end = segment + 1;
+  while (end < w.segments.size() && w.segments[end].step_end - w.segments[segment].step <= kPanelSteps) ++end;
+  return {segment, end, w.segments[segment].column / kUnit, (w.segments[end - 1].column_end + kUnit - 1) / kUnit};
+}
+constexpr int64_t kPanelUnits = kPanelSteps / 8 + 2;  // a chunk may begin and end within a unit
+
+// Scales, zero points and shifts of a chunk's segments, decoded once.
+struct ChunkScales {
+  float scale[kPanelSteps + 1][kRows], shift[kPanelSteps + 1][kRows];
+  Ints zero[kPanelSteps + 1];
+};
+
+// Wide or narrow bytes of units [unit, unit_end) of a tile: group after group, 64 bytes each.
+template <int K, Coding C, int PART>
+void unpack_units(const View &w, int64_t tile, int64_t unit, int64_t unit_end, uint8_t *out) {
+  const uint8_t *codes = w.m.codes + tile * w.tile_bytes + unit * 64 * K;
+  if constexpr (C == kTable8 || C == kTable16) {
+    const Table<K> table(Levels<K, PART>(w.m).wide);
+    for (; unit < unit_end; ++unit, codes += 64 * K, out += 512)
+      each<8>([&](auto g) KBIT_LAMBDA { store_bytes(out + 64 * g, table(codes_of<K, g>(codes))); });
+  } else {
+    const Decoder<K, C> decoder(w.m);
+    for (; unit < unit_end; ++unit, codes += 64 * K, out += 512)
+      each<8>([&](auto g) KBIT_LAMBDA { store_bytes(out + 64 * g, decoder.template get<g>(codes)); });
+  }
+}
+// Ternary: a vector holds five groups; the bytes of a row that fill no vector lie row after row, five columns each.
+inline void unpack_ternary(const View &w, int64_t tile, int64_t unit, int64_t unit_end, uint8_t *out) {
+  const uint8_t *codes = w.m.codes + tile * w.tile_bytes;
+  const int64_t row_bytes = w.tile_bytes / kRows, vectors = row_bytes / kGroup;
+  int64_t group = unit * 8;
+  const int64_t group_end = unit_end * 8;
+  for (; group < group_end && group / 5 < vectors; out += 64, ++group) {
+    const Bytes packed = load_bytes(codes + 64 * (group / 5));
+    switch (group % 5) {
+      case 0: store_bytes(out, ternary_digit<0>(packed)); break;
+      case 1: store_bytes(out, ternary_digit<1>(packed)); break;
+      case 2: store_bytes(out, ternary_digit<2>(packed)); break;
+      case 3: store_bytes(out, ternary_digit<3>(packed)); break;
+      default: store_bytes(out, ternary_digit<4>(packed));
+    }
+  }
+  for (; group < group_end; out += 64, ++group)
+    for (int i = 0; i < 64; ++i) {
+      const int64_t at = group * kGroup + i % kGroup - 20 * vectors;  // which left-over column of row i / 4
+      uint8_t x = codes[64 * vectors + kRows * (at / 5) + i / kGroup];
+      for (int64_t digit = at % 5; digit > 0; --digit) x = static_cast<uint8_t>(3 * x);
+      out[i] = static_cast<uint8_t>((3 * x) >> 8);
+    }
+}
+
+// One function for each k, by number; k[0] is none.
+template <class F>
+struct ByK {
+  F k[9];
+};
+using Unpack = void (*)(const View &, int64_t tile, int64_t unit, int64_t unit_end, uint8_t *out);
+template <Coding C, int PART, int... K>
+constexpr ByK<Unpack> unpack_table(std::integer_sequence<int, K...>) {
+  return {{nullptr, unpack_units<K + 1, C, PART>...}};
+}
+using Ks = std::make_integer_sequence<int, 8>;
+inline Unpack unpack_of(const kbit_matrix &m, int part) {
+  static constexpr ByK<Unpack> linear = unpack_table<kLinear, 0>(Ks{}), low = unpack_table<kTable8, 0>(Ks{}), high = unpack_table<kTable16, 1>(Ks{});
+  switch (coding_of(m)) {
+    case kLinear: return linear.k[m.k];
+    case kDoubled: return unpack_units<1, kDoubled, 0>;
+    case kTernary: return unpack_ternary;
+    default: return part ? high.k[m.k] : low.k[m.k];
+  }
+}
+
+// Where an instruction set multiplies wide bytes as fast as narrow ones, all are treated as wide: the fewer kernels to compile.
+constexpr int merged(int bits) { return kNarrowIsFaster ? bits : 8; }
+
+// acc[t] += the dot products of `steps` steps of a panel with those of T rows of q.
+template <int BITS, int T>
+KBIT_INLINE void dot_rows(Ints (&acc)[T], const uint8_t *panel, const int8_t *q, int64_t stride, int64_t steps) {
+  for (; steps >= 8; steps -= 8, panel += 512, q += kUnit) {
+    if constexpr (kStepwise) {
+      each<8>([&](auto g) KBIT_LAMBDA {
+        const Bytes w = load_bytes(panel + 64 * g);
+        each<T>([&](auto t) KBIT_LAMBDA { acc[t] = dot<BITS>(acc[t], w, q + t * stride + kGroup * g); });
+      });
+    } else {
+      each<T>([&](auto t) KBIT_LAMBDA {
+        acc[t] = dot8<BITS>(acc[t], [&](auto g) KBIT_LAMBDA { return load_bytes(panel + 64 * g); }, q + t * stride);
+      });
+    }
+  }
+  for (; steps > 0; --steps, panel += 64, q += kGroup) {
+    const Bytes w = load_bytes(panel);
+    each<T>([&](auto t) KBIT_LAMBDA { acc[t] = dot<BITS>(acc[t], w, q + t * stride); });
+  }
+}
+
+// T rows of x, from row i, over the segments of a chunk; acc (T, 16) goes on from chunk to chunk.
+template <int BITS, bool TWO, int T>
+void panel_rows(const View &w, const Activations &a, const Chunk &chunk, const ChunkScales &scales, const uint8_t *panel,
+                const uint8_t *high_panel, int64_t i, float *acc) {
+  const int64_t n_segments = static_cast<int64_t>(w.segments.size()), stride = w.q_stride;
+  Floats sums[T];
+  each<T>([&](auto t) KBIT_LAMBDA { sums[t] = load_floats(acc + kRows * t); });
+  const int64_t origin = w.segments[chunk.segment].step;
+  for (size_t s = chunk.segment; s < chunk.segment_end; ++s) {
+    const Segment &segment = w.segments[s];
+    const int64_t steps = w.by_units ? pad(segment.step_end - segment.step, 8) : segment.step_end - segment.step;
+    const int64_t at = segment.step - origin;
+    const int8_t *q = a.q.data() + i * stride + kGroup * segment.step;
+    Ints ints[T];
+    each<T>([&](auto t) KBIT_LAMBDA { ints[t] = broadcast(a.start[(i + t) * n_segments + s]); });
+    if constexpr (TWO) {
+      Ints highs[T];
+      each<T>([&](auto t) KBIT_LAMBDA { highs[t] = ints[t]; });
+      dot_rows<BITS, T>(highs, high_panel + 64 * at, q, stride, steps);
+      each<T>([&](auto t) KBIT_LAMBDA { ints[t] = ints[t] + times_256(highs[t]); });
+    }
+    dot_rows<BITS, T>(ints, panel + 64 * at, q, stride, steps);
+    const size_t k = s - chunk.segment;
+    const Floats scale = load_floats(scales.scale[k]);
+    each<T>([&](auto t) KBIT_LAMBDA {
+      const int64_t of = (i + t) * n_segments + s;
+      Ints isum = ints[t];
+      if (w.m.zero) isum = isum - scales.zero[k] * broadcast(a.sum[of]);
+      sums[t] = fma(to_floats(isum), scale * broadcast(a.scale[of]), sums[t]);
+      if (w.m.shift) sums[t] = fma(load_floats(scales.shift[k]), broadcast(a.shifted[of]), sums[t]);
+    });
+  }
+  each<T>([&](auto t) KBIT_LAMBDA { store_floats(acc + kRows * t, sums[t]); });
+}
+
+// All rows [i, i_end), as many at once as registers hold, then fewer.
+template <int BITS, bool TWO, int T = kTokens>
+void panel_all_rows(const View &w, const Activations &a, const Chunk &chunk, const ChunkScales &scales, const uint8_t *panel,
+                    const uint8_t *high_panel, int64_t i, int64_t i_end, float *acc) {
+  for (; i_end - i >= T; i += T, acc += kRows * T) panel_rows<BITS, TWO, T>(w, a, chunk, scales, panel, high_panel, i, acc);
+  if constexpr (T > 1)
+    if (i < i_end) panel_all_rows<BITS, TWO, (T > 8 ? 8 : T > 4 ? 4 : T / 2)>(w, a, chunk, scales, panel, high_panel, i, i_end, acc);
+}
+
+inline void load_chunk_scales(const View &w, int64_t tile, const Chunk &chunk, bool with_step, ChunkScales &out) {
+  for (size_t s = chunk.segment; s < chunk.segment_end; ++s) {
+    const size_t k = s - chunk.segment;
+    const int64_t block = w.segments[s].block;
+    Floats scale = scales_at(w, tile, block);
+    if (with_step) scale = scale * broadcast(w.m.step);
+    store_floats(out.scale[k], scale);
+    if (w.m.shift) store_floats(out.shift[k], shift_at(w, tile, block));
+    if (w.m.zero) out.zero[k] = zeros_at(w, tile, block);
+  }
+}
+
+constexpr int64_t kRowsAtOnce = 128;  // of x: with 4096 columns they take half a megabyte, which a level-2 cache holds
+
+// A chunk's bytes, so that segment s begins at 64 * (its step - the chunk's first step).
+inline const uint8_t *make_panel(const View &w, int64_t tile, const Chunk &chunk, Unpack unpack, uint8_t *units, uint8_t *steps) {
+  unpack(w, tile, chunk.unit, chunk.unit_end, units);
+  if (w.by_groups) return units + 64 * (w.segments[chunk.segment].step - 8 * chunk.unit);
+  uint8_t *out = steps;
+  for (size_t s = chunk.segment; s < chunk.segment_end; ++s) {
+    const Segment &segment = w.segments[s];
+    const int64_t bytes = 64 * (segment.step_end - segment.step);
+    __builtin_memcpy(out, units + 64 * (segment.column / kGroup - 8 * chunk.unit), static_cast<size_t>(bytes));
+    out += bytes;
+  }
+  return steps;
+}
+
+inline void panel_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y, int64_t y_stride) {
+  alignas(64) uint8_t units[2][512 * kPanelUnits], steps[2][64 * (kPanelSteps + 64)];
+  alignas(64) float acc[kRowsAtOnce * kRows];
+  alignas(64) ChunkScales scales;
+  const Unpack low = unpack_of(w.m, 0), high = unpack_of(w.m, 1);
+  const Coding coding = coding_of(w.m);
+  const bool two = coding == kTable16, wide = two || coding == kTable8 || w.m.k == 8;
+  for (int64_t first = 0; first < a.n; first += kRowsAtOnce) {
+    const int64_t end = a.n - first < kRowsAtOnce ? a.n : first + kRowsAtOnce;
+    for (int64_t t = tile; t < tile_end; ++t) {
+      __builtin_memset(acc, 0, sizeof(float) * static_cast<size_t>((end - first) * kRows));
+      for (size_t s = 0; s < w.segments.size();) {
+        const Chunk chunk = next_chunk(w, s);
+        load_chunk_scales(w, t, chunk, w.m.coding == KBIT_TABLE, scales);
+        const uint8_t *panel = make_panel(w, t, chunk, low, units[0], steps[0]);
+        const uint8_t *high_panel = two ? make_panel(w, t, chunk, high, units[1], steps[1]) : nullptr;
+        if (two) panel_all_rows<8, true>(w, a, chunk, scales, panel, high_panel, first, end, acc);
+        else if (wide) panel_all_rows<8, false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
+        else if (w.m.k <= 4 || coding == kTernary) panel_all_rows<merged(4), false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
+        else if (w.m.k <= 6) panel_all_rows<merged(6), false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
+        else panel_all_rows<merged(7), false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
+        s = chunk.segment_end;
+      }
+      for (int64_t i = first; i < end; ++i)
+        finish(w, t, a.kept.data() + i * w.m.n_kept, load_floats(acc + kRows * (i - first)), y + i * y_stride);
+    }
+  }
+}
+
+using RowProduct = void (*)(const View &, const Activations &, int64_t tile, int64_t tile_end, float *y);
+template <Coding C, int... K>
+constexpr ByK<RowProduct> row_table(std::integer_sequence<int, K...>) {
+  if constexpr (C == kTable16) return {{nullptr, row_int16_levels<K + 1>...}};
+  else return {{nullptr, row_int8<K + 1, C>...}};
+}
+inline void product_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y, int64_t y_stride) {
+  static constexpr ByK<RowProduct> linear = row_table<kLinear>(Ks{}), narrow = row_table<kTable8>(Ks{}), wide = row_table<kTable16>(Ks{});
+  const Coding coding = coding_of(w.m);
+  if (a.n > 1 || !w.by_units || coding == kTernary) return panel_int8(w, a, tile, tile_end, y, y_stride);
+  switch (coding) {
+    case kLinear: return linear.k[w.m.k](w, a, tile, tile_end, y);
+    case kDoubled: return row_int8<1, kDoubled>(w, a, tile, tile_end, y);
+    case kTable8: return narrow.k[w.m.k](w, a, tile, tile_end, y);
+    default: return wide.k[w.m.k](w, a, tile, tile_end, y);
+  }
+}
+
+}  // namespace LANES
+}  // namespace kbit
