@@ -11,6 +11,7 @@ namespace LANES {
 constexpr int kTokens = 4;
 constexpr int kTokensExact = 4;
 constexpr int kTilesAtOnce = 2;
+constexpr bool kUnrollsGroups = true;
 constexpr bool kStepwise = false;
 constexpr bool kNarrowIsFaster = true;
 constexpr int kWideBias = 0;

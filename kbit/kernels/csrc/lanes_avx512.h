@@ -11,6 +11,7 @@ namespace LANES {
 constexpr int kTokens = 12;
 constexpr int kTokensExact = 12;
 constexpr int kTilesAtOnce = 4;
+constexpr bool kUnrollsGroups = true;
 #ifdef __AVX512VNNI__
 constexpr bool kStepwise = true;
 constexpr bool kNarrowIsFaster = false;

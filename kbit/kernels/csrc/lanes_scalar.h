@@ -18,6 +18,7 @@ namespace LANES {
 constexpr int kTokens = 1;       // rows of x that a panel product holds in registers, integers
 constexpr int kTokensExact = 1;  // the same, floats
 constexpr int kTilesAtOnce = 1;   // tiles that an exact product of one row takes together: chains of additions that overlap
+constexpr bool kUnrollsGroups = false;  // and eight copies of what it does with a group of columns are faster than a loop
 constexpr bool kStepwise = true;   // dot products of several rows take turns step by step, not eight steps a row
 constexpr bool kNarrowIsFaster = true;  // dot products of bytes below 128 are
 constexpr int kWideBias = 0;     // what a wide byte carries on top of its value in [-128, 127], modulo 256
