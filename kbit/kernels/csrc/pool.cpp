@@ -37,12 +37,13 @@ class Pool {
  public:
   // Runs `job` on the caller and up to `helpers` threads.
   void run(const Job &job, int helpers) {
+    helpers = helpers < static_cast<int>(kHelpers) ? helpers : static_cast<int>(kHelpers);
     while (static_cast<int>(threads_.size()) < helpers) threads_.emplace_back([this, i = static_cast<int>(threads_.size())] { serve(i); });
     job_ = job;
     next_.store(0, std::memory_order_relaxed);
     working_.store(helpers, std::memory_order_relaxed);
-    helpers_.store(helpers, std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_seq_cst);
+    const uint64_t last = round_.load(std::memory_order_relaxed) & ~kHelpers;
+    round_.store((last + kHelpers + 1) | static_cast<uint64_t>(helpers), std::memory_order_seq_cst);
     if (sleeping_.load(std::memory_order_seq_cst) > 0) {
       std::lock_guard<std::mutex> lock(mutex_);
       wake_.notify_all();
@@ -57,7 +58,7 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       ending_.store(true, std::memory_order_seq_cst);
-      round_.fetch_add(1, std::memory_order_seq_cst);
+      round_.fetch_add(kHelpers + 1, std::memory_order_seq_cst);
       wake_.notify_all();
     }
     for (std::thread &thread : threads_) thread.join();
@@ -87,7 +88,7 @@ class Pool {
       }
       if (ending_.load(std::memory_order_acquire)) return;
       seen = round;
-      if (index >= helpers_.load(std::memory_order_relaxed)) continue;
+      if (static_cast<uint64_t>(index) >= (round & kHelpers)) continue;
       work(job_);
       working_.fetch_sub(1, std::memory_order_release);
     }
@@ -96,7 +97,10 @@ class Pool {
   std::vector<std::thread> threads_;
   Job job_{};
   std::atomic<int64_t> next_{0};
-  std::atomic<int> working_{0}, helpers_{0}, sleeping_{0};
+  std::atomic<int> working_{0}, sleeping_{0};
+  // Which job it is, and in the low bits how many helpers it has. One number, so that a thread that comes too late for a job of
+  // others cannot take it for one of its own when the next job, with more helpers, is being set up.
+  static constexpr uint64_t kHelpers = 0xFFFF;
   std::atomic<uint64_t> round_{0};
   std::atomic<bool> ending_{false};
   std::mutex mutex_;
