@@ -6,8 +6,8 @@ every part fills whole cache lines. docs/formats.md has the byte of each number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from kbit.formats.encoded import Encoded
 from kbit.formats.format import Format, with_table
 from kbit.formats.scales import join_scale, split_scale
 from kbit.formats.storage import CODE_COLUMNS, SCALES_PER_SECOND_LEVEL, TILE_ROWS, pad, row_bytes
+from kbit.kernels import Matrix
+from kbit.packed import native
+from kbit.packed.native import AGAIN
 from kbit.packed.parts import part_sizes
 from kbit.packed.planes import pack_planes, unpack_planes
 from kbit.packed.ternary import pack_ternary, unpack_ternary
 from kbit.packed.tiles import from_tiles, to_tiles, zeros_from_tiles, zeros_to_tiles
 
-CHUNK = 2**20  # weights unpacked at once by dequantize and matmul: 5 MB
+CHUNK = 2**20  # weights dequantized at once where a product is torch's: 4 MB
+COMPUTE = ("exact", "int8")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,16 @@ class PackedTensor:
     fmt: Format
     shape: tuple[int, int]
     _parts: dict[str, Tensor]
+    stored: list[Tensor] = field(init=False, repr=False, compare=False)  # the parts in the order of part_sizes
+    format_string: str = field(init=False, repr=False, compare=False)
+    _copied: list[Tensor] = field(init=False, repr=False, compare=False)  # parts of which the kernels keep numbers of their own
+
+    def __post_init__(self) -> None:
+        """Make what the operators take at each call."""
+        object.__setattr__(self, "stored", [self._parts[suffix] for suffix in part_sizes(self.fmt, self.shape)])
+        object.__setattr__(self, "format_string", str(self.fmt))
+        copied = [self._parts[suffix] for suffix in COPIED if suffix in self._parts]
+        object.__setattr__(self, "_copied", [part for part in copied if not part.is_inference()])
 
     @classmethod
     def from_parts(cls, fmt: Format, shape: tuple[int, int], parts: dict[str, Tensor]) -> PackedTensor:
@@ -64,15 +78,36 @@ class PackedTensor:
         return self._encoded(slice(0, self.shape[0]), *self._decoded())
 
     def dequantize(self) -> Tensor:
-        """The weight that the bits stand for, float32 (n_out, n_in); CHUNK weights, or a tile, are unpacked at a time."""
+        """The weight that the bits stand for, float32 (n_out, n_in), on the device of the bits."""
         w = torch.empty(self.shape)
-        for rows, part in self._chunks():
-            w[rows] = part
-        return w
+        self._dequantize_rows(slice(0, self.shape[0]), w)
+        return w.to(self.device)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows `ids` (...) of the weight: float32 (..., n_in). Raises FormatError where there is no such row."""
+        wanted, place = ids.flatten().cpu().unique(return_inverse=True)
+        if len(wanted) and not 0 <= int(wanted[0]) <= int(wanted[-1]) < self.shape[0]:
+            raise FormatError(f"row {int(wanted[0])} or {int(wanted[-1])} is none of a weight of shape {self.shape}.")
+        w = torch.empty(len(wanted), self.shape[1])
+        for i, row in enumerate(wanted.tolist()):
+            self._dequantize_rows(slice(row, row + 1), w[i : i + 1])
+        return w[place].view(*ids.shape, self.shape[1]).to(ids.device)
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The dequantized weight in pieces of whole tiles: rows, and float32 (rows, n_in)."""
+        n_out, n_in = self.shape
+        step = max(TILE_ROWS, CHUNK // n_in // TILE_ROWS * TILE_ROWS)
+        for start in range(0, n_out, step):
+            rows = slice(start, min(n_out, start + step))
+            w = torch.empty(rows.stop - start, n_in)
+            self._dequantize_rows(rows, w)
+            yield rows, w.to(self.device)
 
     def matmul(self, x: Tensor, compute: str = "exact") -> Tensor:
-        """x @ w.T for x (..., n_in): (..., n_out), in the dtype of x. "exact": dequantized weights and float32 products.
+        """x @ w.T for x (..., n_in): (..., n_out), in the dtype of x (float32 for whole numbers). docs/kernels.md has the order.
 
+        "exact": float32 products. "int8": activations rounded to 8 bits, whole numbers added exactly within a block.
+        Gradients reach x. Compiles and exports, as the operator kbit::matmul.
         Raises FormatError where `compute` is not one of COMPUTE, or the last side of x is not n_in.
         """
         if compute not in COMPUTE:
@@ -81,19 +116,66 @@ class PackedTensor:
             raise FormatError(
                 f"x of shape {tuple(x.shape)} does not fit a weight of shape {self.shape}. Its last side must be {self.shape[1]}."
             )
-        return COMPUTE[compute](self, x)
+        if not seen_by_torch(x):
+            return self.multiply(x, compute)
+        y: Tensor = torch.ops.kbit.matmul(x, self.stored, self.format_string, *self.shape, compute)
+        return y
 
-    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The dequantized weight in pieces of whole tiles."""
+    def multiply(self, x: Tensor, compute: str) -> Tensor:
+        """The product itself, for the operator: matmul without its checks, compiling and gradients."""
         n_out, n_in = self.shape
-        step = max(TILE_ROWS, CHUNK // n_in // TILE_ROWS * TILE_ROWS)
-        decoded = None if self.fmt.is_float else self._decoded()
-        for start in range(0, n_out, step):
-            rows = slice(start, min(n_out, start + step))
-            if decoded is None:
-                yield rows, self._parts[""].view(self.shape)[rows].float()
-            else:
-                yield rows, self._encoded(rows, *decoded).dequantize()
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        if self.fmt.is_float or not (x.is_cpu and self._parts[""].is_cpu):
+            if compute != "exact":
+                raise FormatError(f"a weight in {self.fmt} on {x.device} has no {compute} product. Write exact.")
+            return torch.cat([x.float() @ w.to(x.device).T for _, w in self.chunks()], -1).to(dtype)
+        y = torch.empty((*x.shape[:-1], n_out))
+        if y.numel():
+            plain = x.detach().to(torch.float32).contiguous()
+            self.native.product(plain.view(-1, n_in), y.view(-1, n_out), compute)
+        return y if dtype == torch.float32 else y.to(dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bits lie."""
+        return self._parts[""].device
+
+    def to(self, device: torch.device | str) -> PackedTensor:
+        """The same bits on `device`."""
+        if self.device == torch.device(device):
+            return self
+        return PackedTensor(self.fmt, self.shape, {suffix: part.to(device) for suffix, part in self._parts.items()})
+
+    def __deepcopy__(self, memo: dict) -> PackedTensor:
+        return self  # nobody writes to it, and its bytes may be a map of a file
+
+    @property
+    def native(self) -> Matrix:
+        """What the kernels need; made when it is first used, and anew where a part that they copy was written to since.
+
+        Raises CheckpointError where stored numbers are damaged.
+        """
+        kept = vars(self)
+        written = [part._version for part in self._copied]
+        if kept.get("_matrix") is None or kept["_written"] != written:
+            kept["_matrix"], kept["_written"] = native.matrix_of(self.fmt, self.shape, self._parts), written
+        made: Matrix = kept["_matrix"]
+        return made
+
+    def check_numbers(self) -> None:
+        """Raise CheckpointError where a stored number is one that no packer writes; reads all parts but the codes."""
+        if not self.fmt.is_float:
+            native.check_numbers(self.fmt, self.shape, self._parts)
+
+    def _dequantize_rows(self, rows: slice, out: Tensor) -> None:
+        """Some rows into `out` (rows, n_in), float32 and contiguous."""
+        if self.fmt.is_float:
+            out.copy_(self._parts[""].view(self.shape)[rows])
+        else:
+            (self if self.device.type == "cpu" else self.to("cpu")).native.dequantize(out, rows.start)
+
+    def __reduce__(self) -> tuple:
+        return PackedTensor, (self.fmt, self.shape, self._parts)  # without what is made when it is used
 
     def _decoded(self) -> tuple[Format, dict[str, Tensor]]:
         """All but the codes, decoded for the rows and columns that exist; the format, with its table where it has one."""
@@ -115,15 +197,15 @@ class PackedTensor:
             fields["zero"] = (stored["_zero"][:1] & 2**fmt.k - 1).view(1, 1).float()
         elif fmt.affine == "asym":
             fields["zero"] = zeros_from_tiles(stored["_zero"], rows, blocks, fmt.k).float()
-        for word, field in (("min", "minimum"), ("center", "mean")):
+        for word, name in (("min", "minimum"), ("center", "mean")):
             if fmt.affine == word:
-                fields[field] = from_tiles(stored["_min" if word == "min" else "_mean"], rows, blocks).float()
-        fields["levels"] = _stored_levels(stored["_levels"][: 2**fmt.k]) if fmt.learned else fmt.levels()
+                fields[name] = from_tiles(stored["_min" if word == "min" else "_mean"], rows, blocks).float()
+        fields["levels"] = native.stored_levels(stored["_levels"][: 2**fmt.k]) if fmt.learned else fmt.levels()
         if fmt.table:
             fmt = with_table(fmt, fields["levels"])
         if fmt.kept_percent:
             nothing = torch.empty(0)  # a row of one weight keeps none
-            fields["kept_columns"] = _kept_columns(stored.get("_kept_columns", nothing.int())[:n_kept].clone(), n_in)
+            fields["kept_columns"] = native.kept_columns(stored.get("_kept_columns", nothing.int())[:n_kept].clone(), n_in)
             fields["kept_weight"] = from_tiles(stored.get("_kept_weight", nothing), n_out, n_kept).float()
         for name, values in fields.items():
             if not values.isfinite().all():
@@ -179,17 +261,21 @@ def keep(w: Tensor, fmt: Format) -> PackedTensor:
     return PackedTensor.from_parts(fmt, (w.shape[0], w.shape[1]), {"": w.to(fmt.dtype).flatten().contiguous()})
 
 
-def exact_product(packed: PackedTensor, x: Tensor) -> Tensor:
-    """x @ w.T in float32 with the dequantized weight, some rows of it at a time."""
-    y = torch.empty(*x.shape[:-1], packed.shape[0])
-    for rows, w in packed._chunks():
-        y[..., rows] = x.float() @ w.T
-    return y.to(x.dtype) if x.is_floating_point() else y
+def seen_by_torch(x: Tensor) -> bool:
+    """Whether torch must see a product with x as an operator: to trace, transform or differentiate it. Else the 20 microseconds
+    on the way there can be saved.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or (x.requires_grad and torch.is_grad_enabled())
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
-COMPUTE: dict[str, Callable[[PackedTensor, Tensor], Tensor]] = {"exact": exact_product}
+COPIED = ("_levels", "_kept_columns", "_tensor_scale")
 ROW_FIELDS = ("scale", "zero", "minimum", "mean", "kept_weight")  # those with a row for each of w, unless one serves the tensor
-AGAIN = "The file is damaged: download or copy it again."
 
 
 def _pack_codes(encoded: Encoded) -> Tensor:
@@ -198,18 +284,3 @@ def _pack_codes(encoded: Encoded) -> Tensor:
     padded[:n_out, :columns] = encoded.codes.numpy()
     stored = pack_ternary(padded) if encoded.fmt.codebook == "ternary" else pack_planes(padded, encoded.fmt.k)
     return torch.from_numpy(stored).flatten()
-
-
-def _stored_levels(stored: Tensor) -> Tensor:
-    """Learned levels without the repetitions of the last that fill 2^k places."""
-    rises = stored[1:] > stored[:-1]
-    count = 1 + int(rises.sum())
-    if not rises[: count - 1].all() or not (stored[count - 1 :] == stored[count - 1]).all():
-        raise CheckpointError(f"a packed weight has levels that do not ascend. {AGAIN}")
-    return stored[:count].clone()
-
-
-def _kept_columns(columns: Tensor, n_in: int) -> Tensor:
-    if (columns < 0).any() or (columns >= n_in).any() or (columns[1:] <= columns[:-1]).any():
-        raise CheckpointError(f"a packed weight has kept columns that are not ascending columns of its {n_in}. {AGAIN}")
-    return columns
