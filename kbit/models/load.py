@@ -5,39 +5,69 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kbit.checkpoints.checkpoint import Checkpoint
 from kbit.checkpoints.gguf_file import GgufCheckpoint
+from kbit.checkpoints.kbit_folder import KbitCheckpoint
 from kbit.checkpoints.open import open_checkpoint
-from kbit.errors import ModelError
+from kbit.errors import CheckpointError, ModelError
 from kbit.models.assembly import Assembly
-from kbit.models.fill import fill
+from kbit.models.fill import Read, fill
+from kbit.models.kbit_linear import replace_all
 from kbit.models.skeleton import one_line, skeleton
 from kbit.models.walk import check_finite
+from kbit.packed import PackedWeight
 
 # One of these beside the weights means that there is a tokenizer to load.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
-def load(path_or_hub_id: str | Path, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model in evaluation mode, its floats in `dtype`; packed weights are dequantized.
+def load(
+    path_or_hub_id: str | Path, *, dtype: torch.dtype = torch.float32, packed: bool = True, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model in evaluation mode, its floats in `dtype`.
 
-    path_or_hub_id: a Hugging Face folder, a kbit checkpoint, a GGUF file, or a model on the hub. trust_remote_code: run Python
-    code that comes with the model. The model has .kbit_tokenizer (None where there is none) and .kbit_source (as asked for).
+    path_or_hub_id: a Hugging Face folder, a kbit checkpoint, a GGUF file, or a model on the hub.
+    packed: the quantized layers of a kbit checkpoint are KbitLinear and KbitEmbedding modules over the mapped file, and multiply
+    the bits as they lie there; experts, which share one parameter, are dequantized. False: everything is dequantized.
+    trust_remote_code: run Python code that comes with the model.
+    The model has .kbit_tokenizer (None where there is none) and .kbit_source (as asked for).
     Raises CheckpointError for damaged files, and ModelError where parameters are missing, left over or not finite.
     """
     checkpoint = open_checkpoint(path_or_hub_id, trust_remote_code=trust_remote_code)
     model = skeleton(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
     assembly = Assembly(model, checkpoint)
-    fill(model, assembly.read, assembly.names)
+    fill(model, _reader(checkpoint, assembly, dtype) if packed else assembly.read, assembly.names)
     for name, parameter in model.named_parameters():
-        check_finite(parameter.detach(), f"{path_or_hub_id}, {name.removesuffix('.weight')}")
+        if not isinstance(parameter, PackedWeight):
+            check_finite(parameter.detach(), f"{path_or_hub_id}, {name.removesuffix('.weight')}")
+    replace_all(model)
     if checkpoint.path.is_dir() and (checkpoint.path / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(str(checkpoint.path))
     tokenizer = _tokenizer(checkpoint, trust_remote_code) if _has_tokenizer(checkpoint) else None
     vars(model).update(name_or_path=str(path_or_hub_id), kbit_source=str(path_or_hub_id), kbit_tokenizer=tokenizer)
     return model
+
+
+def _reader(checkpoint: Checkpoint, assembly: Assembly, dtype: torch.dtype) -> Read:
+    """Parameters by name, those that a kbit checkpoint holds in codes as PackedWeight."""
+    if not isinstance(checkpoint, KbitCheckpoint):
+        return assembly.read
+
+    def read(name: str) -> Tensor:
+        module = checkpoint.modules.get(name.removesuffix(".weight"))
+        if module is None or module.fmt.is_float:
+            return assembly.read(name)
+        packed = checkpoint.read_packed(module.key)
+        try:
+            packed.check_numbers()
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint.path}, {module.key}: {error}") from None
+        return PackedWeight(packed, dtype, transposed=module.transposed)
+
+    return read
 
 
 def load_tokenizer(path_or_hub_id: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

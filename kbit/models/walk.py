@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from kbit.errors import ModelError
+from kbit.packed import PackedWeight
+from kbit.packed.parts import PART_DTYPES
 
 ROLES = ("linear", "embedding", "lm_head", "router")
 
@@ -54,7 +56,10 @@ class Site:
 
     def read(self, model: nn.Module) -> Tensor:
         """The weights of `model` here: a float32 copy, (n_out, n_in)."""
-        return self.of(model.get_parameter(self.name).detach()).to(torch.float32, copy=True).contiguous()
+        parameter = model.get_parameter(self.name)
+        if isinstance(parameter, PackedWeight):
+            return self.of(parameter.floats()).float().contiguous()
+        return self.of(parameter.detach()).to(torch.float32, copy=True).contiguous()
 
     def write(self, model: nn.Module, w: Tensor) -> None:
         """Set the weights of `model` here to w (n_out, n_in), rounded to the parameter's dtype; tied layers change alike."""
@@ -104,7 +109,7 @@ def unknown(model: PreTrainedModel, sites: list[Site]) -> dict[str, tuple[int, .
 
 def rest(model: PreTrainedModel, sites: list[Site]) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of all else that a checkpoint stores: norms, biases, positions, buffers that persist; tied ones once."""
-    taken = {name for site in sites for name in (site.name, *site.aliases)}
+    taken = {name + suffix for site in sites for name in (site.name, *site.aliases) for suffix in PART_DTYPES}  # packed or not
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name not in taken and id(tensor) not in seen:

@@ -6,7 +6,7 @@ from kbit.recipes.inspection import Inspection, inspect_model
 from kbit.recipes.on_disk import quantize_checkpoint
 from kbit.recipes.recipe import Recipe
 from kbit.recipes.result import LayerResult, QuantizeResult
-from kbit.recipes.simulate import quantize, quantized_weights, rest_values
+from kbit.recipes.simulate import hold, packed_weights, quantize, quantized_weights, rest_values
 
 __all__ = [
     "BitCount",
@@ -14,8 +14,10 @@ __all__ = [
     "LayerResult",
     "QuantizeResult",
     "Recipe",
+    "hold",
     "inspect_model",
     "pack",
+    "packed_weights",
     "quantize",
     "quantize_checkpoint",
     "quantized_weights",
