@@ -33,7 +33,7 @@ def evaluate(
         ),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="gptq, llama-perplexity or family; the next five options change parts of it.")
+        str | None, typer.Option(help="gptq, llama-perplexity or family; the next six options change parts of it.")
     ] = None,
     window: Annotated[
         int | None, typer.Option(help="Tokens read at once; by default 2048, or the model's context where that is less.")
@@ -42,6 +42,9 @@ def evaluate(
     bos: Annotated[bool | None, typer.Option("--bos/--no-bos", help="Begin every window with BOS, or none.")] = None,
     max_windows: Annotated[int | None, typer.Option(help="Read no more windows than this.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 (the default), bfloat16, float16 or float64.")] = None,
+    compute: Annotated[
+        str | None, typer.Option(help="How packed layers multiply: exact (the default), or int8 as in generating.")
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="Zero-shot tasks: lambada,winogrande,hellaswag,piqa.")] = None,
     tasks_data: Annotated[Path | None, typer.Option(help="Folder of the tasks' JSON-lines files.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each task.")] = None,
@@ -61,6 +64,7 @@ def evaluate(
     from kbit.cli.show import show
     from kbit.errors import KbitError
     from kbit.evaluation import Findings, find_tasks, named_protocol, read_text, run_tasks, stored_sizes, tokenizer_of
+    from kbit.models import computing
     from kbit.recipes import quantize
     from kbit.recipes.peak import peak_bytes
 
@@ -69,7 +73,7 @@ def evaluate(
         raise KbitError("there is nothing to measure on. Write --text FILE, or --tasks lambada --tasks-data DIR.")
     if names and not tasks_data:
         raise KbitError("--tasks wants the folder of their files. Write --tasks-data DIR.")
-    changes = {"window": window, "stride": stride, "bos": bos, "max_windows": max_windows, "dtype": dtype}
+    changes = {"window": window, "stride": stride, "bos": bos, "max_windows": max_windows, "dtype": dtype, "compute": compute}
     wanted = named_protocol(protocol, **{name: value for name, value in changes.items() if value is not None})
     prose = read_text(text) if text else ""
     if tasks_data:
@@ -82,7 +86,8 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
     }
     base = _load(model, **how)
-    measured = quantize(base, format, method=method, seed=seed) if format else base
+    packed = wanted.compute != "exact"  # with exact the dequantized weights give the same, and faster
+    measured = quantize(base, format, method=method, packed=packed, seed=seed) if format else base
     sizes = vars(measured)["kbit_bits"].to_json() if format else stored_sizes(checkpoint, base)
     against, quality, results = _reference(reference, model, checkpoint, format), None, {}
     if text:
@@ -91,7 +96,8 @@ def evaluate(
         quality = _measure(measured, prose, text, other, tokenizer_of(base), wanted, fitted, batch_size)
     if names and tasks_data:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here
-        results = run_tasks(measured, tokenizer_of(base), names, tasks_data, limit, batch_size=batch_size or 8)
+        with computing(measured, wanted.compute):
+            results = run_tasks(measured, tokenizer_of(base), names, tasks_data, limit, batch_size=batch_size or 8)
     quantized = f"{format} ({method})" if format else None
     show(Findings(model, quantized, against, str(text) if text else None, sizes, quality, results, peak_bytes()), json)
 
@@ -107,7 +113,8 @@ def _load(name: str, *, dtype: str, device: str, trust_remote_code: bool) -> Pre
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"--device {device}: torch cannot compute there ({reason}). `kbit info` says what there is.") from None
-    model: Any = load(name, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
+    packed = torch.device(device).type == "cpu"  # kernels for other devices there are none yet
+    model: Any = load(name, dtype=getattr(torch, dtype), packed=packed, trust_remote_code=trust_remote_code)
     loaded: PreTrainedModel = model.to(device)
     return loaded
 

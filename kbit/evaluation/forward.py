@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kbit.errors import ModelError
-from kbit.evaluation.protocols import Protocol, named_protocol
+from kbit.evaluation.protocols import EXACT, Protocol, named_protocol
 from kbit.evaluation.quality import Quality
 from kbit.evaluation.scorer import Scorer
 from kbit.evaluation.windows import Windows, tokenize_windows
+from kbit.models import computing
 
 TOKENS_AT_ONCE = 4096  # more makes no CPU faster
 LOGITS_AT_ONCE = 2**26  # of one model: 256 MB in float32
@@ -54,8 +55,8 @@ def evaluate(
     scorer = Scorer(windows)
     with ready(model, protocol.dtype) as ours, ready(reference or model, protocol.dtype) as theirs:
         for first, ids in batches(windows, batch_size or batch_size_for(model, protocol)):
-            logits = logits_of(ours, ids)
-            shared = logits if reference is model else None
+            logits = logits_of(ours, ids, protocol.compute)
+            shared = logits if reference is model and protocol.compute == EXACT else None
             scorer.update(first, logits, logits_of(theirs, ids) if reference and shared is None else shared)
             if progress:
                 progress(first + len(ids), len(windows), "windows")
@@ -108,9 +109,10 @@ def batches(windows: Windows, batch_size: int) -> Iterator[tuple[int, Tensor]]:
 
 
 @torch.inference_mode()
-def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Logits (n, window, vocabulary) of the windows `ids` (n, window), on the model's device."""
-    logits: Tensor = model(input_ids=ids.to(model.device), use_cache=False).logits
+def logits_of(model: PreTrainedModel, ids: Tensor, compute: str = EXACT) -> Tensor:
+    """Logits (n, window, vocabulary) of the windows `ids` (n, window), on the model's device; packed layers in `compute`."""
+    with computing(model, compute):
+        logits: Tensor = model(input_ids=ids.to(model.device), use_cache=False).logits
     return logits
 
 

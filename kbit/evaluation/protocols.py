@@ -10,11 +10,13 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from kbit.errors import TextError
+from kbit.packed import COMPUTE
 
 Bos = bool | Literal["once", "tokenizer"]
 BOS_CHOICES: tuple[Bos, ...] = (False, True, "once", "tokenizer")
 SCORES = ("all", "second-half")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
+EXACT = "exact"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Protocol:
     dtype    that of the model's parameters and activations; logits are scored in float32 and summed in float64 always
     prepare  "raw": the text as it is; "wikitext-hf": its lines as rows of the Hugging Face data set, joined by blank lines
              as GPTQ, AWQ and most papers since do
+    compute  how packed layers multiply: "exact": floats; "int8": activations rounded to 8 bits, as in generating. Other layers,
+             and the reference, always compute in floats
     text_sha256, tokenizer_sha256  of the text as given (UTF-8), and of the tokenizer's definition; None until bound
 
     Raises TextError where a value is not allowed.
@@ -45,6 +49,7 @@ class Protocol:
     max_windows: int | None = None
     dtype: str = "float32"
     prepare: str = "raw"
+    compute: str = EXACT
     text_sha256: str | None = None
     tokenizer_sha256: str | None = None
 
@@ -62,14 +67,20 @@ class Protocol:
         _check("score", self.score, SCORES)
         _check("dtype", self.dtype, DTYPES)
         _check("prepare", self.prepare, tuple(PREPARATIONS))
+        _check("compute", self.compute, COMPUTE)
 
     def bind(self, text: str, tokenizer: PreTrainedTokenizerBase) -> Protocol:
         """The same protocol with the hashes of the text and the tokenizer."""
         return replace(self, text_sha256=_sha256(text), tokenizer_sha256=tokenizer_sha256(tokenizer))
 
     def to_json(self) -> str:
-        """Canonical JSON: keys sorted, no spaces, the stride spelled out; equal exactly for equal measurements."""
+        """Canonical JSON: keys sorted, no spaces, the stride spelled out; equal exactly for equal measurements.
+
+        An exact compute is left out, as it was when there was no other.
+        """
         values = asdict(self) | {"stride": self.stride or self.window}
+        if self.compute == EXACT:
+            del values["compute"]
         bound = {key: value for key, value in values.items() if value is not None or not key.endswith("sha256")}
         return json.dumps(bound, sort_keys=True, separators=(",", ":"))
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 from rich.table import Table
 
+from kbit.evaluation.protocols import EXACT
+
 if TYPE_CHECKING:
     from kbit.evaluation.quality import Quality
 
@@ -96,7 +98,7 @@ def _about(quality: Quality) -> list[str]:
     half = ", second halves" if p.score == "second-half" else ""
     lines = [
         f"{quality.tokens} tokens ({quality.bytes} bytes) scored in {quality.windows} windows of {p.window}{stride}{half}",
-        f"BOS {p.bos}, {p.dtype}, text {p.prepare} {(p.text_sha256 or '')[:12]}",
+        f"BOS {p.bos}, {p.dtype}{'' if p.compute == EXACT else f', {p.compute}'}, text {p.prepare} {(p.text_sha256 or '')[:12]}",
     ]
     if isfinite(quality.seconds):
         lines.append(f"{quality.seconds:.1f} s, {quality.tokens_per_second:.0f} tokens/s")

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kbit.errors import KbitError, StoreError
-from kbit.evaluation import Quality, Scorer, Windows, batch_size_for, batches, logits_of, ready, tokenize_windows
+from kbit.evaluation import Protocol, Quality, Scorer, Windows, batch_size_for, batches, logits_of, ready, tokenize_windows
 from kbit.evaluation.forward import tokenizer_of
+from kbit.evaluation.protocols import EXACT
 from kbit.models import load, walk
-from kbit.recipes import Recipe, quantized_weights, rest_values, total_bits
+from kbit.recipes import Recipe, hold, packed_weights, quantized_weights, rest_values, total_bits
 from kbit.recipes.peak import peak_bytes, restart_peak
 from kbit.study.sources import read_texts
 from kbit.study.specs import RunSpec
@@ -71,7 +72,7 @@ class Bench:
         name = windows.protocol.to_json()
         if name in self._logits:
             return self._logits[name]
-        logits = [logits_of(loaded.copies(windows.protocol.dtype).reference, ids) for _, ids in chunk]
+        logits = [logits_of(loaded.copies(windows.protocol).reference, ids) for _, ids in chunk]
         if keep:
             held = sum(batch.nbytes for kept in self._logits.values() for batch in kept)
             if held + sum(batch.nbytes for batch in logits) > LOGITS_BYTES:
@@ -96,27 +97,35 @@ class Loaded:
     """A model that was read once, for all its runs."""
 
     def __init__(self, source: str) -> None:
-        self.original = load(source)
+        self.original = load(source, packed=False)
         self._sites = walk(self.original)
-        self._copies: dict[str, Copies] = {}
+        self._copies: dict[tuple[str, str], Copies] = {}
 
-    def copies(self, dtype: str) -> Copies:
-        """The model and its copy with parameters in `dtype`."""
-        if dtype not in self._copies:
-            with ready(self.original, dtype) as reference:
-                self._copies[dtype] = Copies(reference, deepcopy(reference), {})
-        return self._copies[dtype]
+    def copies(self, protocol: Protocol) -> Copies:
+        """The model and its copy with parameters in the protocol's dtype; one copy for each compute."""
+        key = protocol.dtype, protocol.compute
+        if key not in self._copies:
+            with ready(self.original, protocol.dtype) as reference:
+                self._copies[key] = Copies(reference, deepcopy(reference), {})
+        return self._copies[key]
 
-    def install(self, recipe: Recipe, dtype: str) -> PreTrainedModel:
-        """The copy, its weights those of `recipe`. A site that holds the wanted ones already is left alone."""
-        copies = self.copies(dtype)
+    def install(self, recipe: Recipe, protocol: Protocol) -> PreTrainedModel:
+        """The copy, its weights those of `recipe`: dequantized where the protocol computes exactly, which is the same and faster
+        while weights change from run to run; else packed. A site that holds the wanted ones already is left alone.
+        """
+        copies = self.copies(protocol)
         wanted = {site.key: recipe.choice_for(site) for site in self._sites}
         changed = [site for site in self._sites if copies.installed.get(site.key) != wanted[site.key]]
         for site in changed:
             copies.installed.pop(site.key, None)
-        for site, w in quantized_weights(self.original, recipe, sites=changed):
-            site.write(copies.copy, w)
-            copies.installed[site.key] = wanted[site.key]
+        if protocol.compute == EXACT:
+            for site, w in quantized_weights(self.original, recipe, sites=changed):
+                site.write(copies.copy, w)
+                copies.installed[site.key] = wanted[site.key]
+        else:
+            for site, weight in packed_weights(self.original, recipe, sites=changed):
+                hold(copies.copy, site, weight)
+                copies.installed[site.key] = wanted[site.key]
         if copies.installed.get(REST) != recipe.rest:
             copies.installed.pop(REST, None)
             for name, values in rest_values(self.original, recipe):
@@ -148,9 +157,9 @@ class Run:
             return
         self.scorer = self.scorer or Scorer(windows)
         with self._measured():
-            model = loaded.install(self.spec.parsed_recipe, windows.protocol.dtype)
+            model = loaded.install(self.spec.parsed_recipe, windows.protocol)
             for (first, ids), reference in zip(chunk, shared, strict=True):
-                self.scorer.update(first, logits_of(model, ids), reference)
+                self.scorer.update(first, logits_of(model, ids, windows.protocol.compute), reference)
 
     def outcome(self, loaded: Loaded) -> Outcome:
         """What was found, when all windows are scored."""

@@ -76,6 +76,7 @@ class GridProtocol(_Strict):
     max_windows: int | None = None
     dtype: str | None = None
     prepare: str | None = None
+    compute: str | None = None
 
     @model_validator(mode="after")
     def _must_be_a_protocol(self) -> GridProtocol:

@@ -54,7 +54,9 @@ def test_a_checkpoint_is_compared_with_what_it_was_made_from(capsys, folder: Pat
     in_memory = found(capsys, folder, "{here}/llama", "--format", "int3-b16")
     assert (in_memory["format"], in_memory["reference"]) == ("int3-b16 (rtn)", str(folder / "llama"))
     same = set(stored) - {"model", "format", "seconds", "tokens_per_second", "peak_bytes"}
-    assert {key: stored[key] for key in same} == {key: in_memory[key] for key in same}  # sizes too
+    for key in same:  # sizes too; the checkpoint's bits are multiplied as they lie, so figures are equal to rounding
+        near = pytest.approx(in_memory[key], rel=1e-4, abs=1e-5) if isinstance(in_memory[key], float) else in_memory[key]
+        assert stored[key] == near, key
     assert stored["total_bits"] == 8 * stored["total_bytes"]
 
 

@@ -29,6 +29,7 @@ from tests.tiny_models import tiny_tokenizer
         ({"score": "half"}, "protocol: score 'half' is none of 'all', 'second-half'."),
         ({"dtype": "int8"}, "protocol: dtype 'int8' is none of 'float32', 'float16', 'bfloat16', 'float64'."),
         ({"prepare": "html"}, "protocol: prepare 'html' is none of 'raw', 'wikitext-hf'."),
+        ({"compute": "int4"}, "protocol: compute 'int4' is none of 'exact', 'int8'."),
     ],
 )
 def test_what_measures_nothing_is_refused(values: dict, text: str) -> None:
@@ -47,10 +48,18 @@ def test_equal_measurements_have_equal_json_and_others_do_not() -> None:
             for change in ({"window": 256}, {"stride": 8}, {"bos": True}, {"bos": "once"}, {"dtype": "float16"})
         ),
         *(Protocol(**change) for change in ({"score": "second-half"}, {"max_windows": 3}, {"prepare": "wikitext-hf"})),
+        Protocol(compute="int8"),
         Protocol().bind("text", tiny_tokenizer()),
         Protocol().bind("Text", tiny_tokenizer()),
     ]
     assert len({protocol.to_json() for protocol in others}) == len(others)
+
+
+def test_an_exact_protocol_reads_as_before_there_was_another_compute() -> None:
+    assert Protocol(window=256, max_windows=3).to_json() == (
+        '{"bos":false,"dtype":"float32","max_windows":3,"prepare":"raw","score":"all","stride":256,"window":256}'
+    )
+    assert json.loads(Protocol(compute="int8").to_json())["compute"] == "int8"
 
 
 def test_a_bound_protocol_holds_the_hashes_of_text_and_tokenizer() -> None:

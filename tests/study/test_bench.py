@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kbit.evaluation import Protocol, evaluate
+from kbit.formats import Format
 from kbit.models import load
 from kbit.recipes import Recipe, quantize, total_bits
 from kbit.study import bench as bench_module
@@ -72,17 +73,17 @@ def test_a_model_is_read_once_its_16_bit_logits_computed_once_and_layers_quantiz
     loads, references, quantized = [], [], []
     original = {name: getattr(bench_module, name) for name in ("load", "logits_of", "quantized_weights")}
 
-    def loaded(source):
+    def loaded(source, **how):
         loads.append(source)
-        return original["load"](source)
+        return original["load"](source, **how)
 
     def quantized_weights(model, recipe, *, sites):
         quantized.append([site.role for site in sites])
         return original["quantized_weights"](model, recipe, sites=sites)
 
-    def logits_of(model, ids):
+    def logits_of(model, ids, *how):
         references.append(model)
-        return original["logits_of"](model, ids)
+        return original["logits_of"](model, ids, *how)
 
     for name, function in (("load", loaded), ("quantized_weights", quantized_weights), ("logits_of", logits_of)):
         monkeypatch.setattr(bench_module, name, function)
@@ -94,6 +95,28 @@ def test_a_model_is_read_once_its_16_bit_logits_computed_once_and_layers_quantiz
     linear = [roles.count("linear") for roles in quantized]
     assert sum(count > 0 for count in linear) == 3  # f32, int3, int4, each for two formats of the embeddings
     assert max(linear) == 14  # two layers of seven
+
+
+def test_int8_runs_are_those_of_packed_layers_and_change_no_exact_ones(specs, folder, write_grid):
+    grid = write_grid("one", MORE)
+    grid.write_text(grid.read_text().replace("max_windows: 6", "max_windows: 6, compute: int8"))
+    int8 = expand(read_grid(grid))
+    assert {spec.hash for spec in int8}.isdisjoint(spec.hash for spec in specs)
+    runs = {run.hash: run for task in make_tasks([*int8, *specs]) for run in Bench()(task)}
+    model = load(folder / "one")
+    for spec, exact in zip(int8, specs, strict=True):
+        recipe = Recipe.from_json(spec.recipe)
+        run, found = runs[spec.hash], runs[spec.hash].error
+        if not any(Format.parse(choice).k <= 8 for choice in (recipe.weights, recipe.lm_head)):
+            assert found is not None
+            assert "no layer is packed" in found
+            continue
+        small = quantize(model, recipe, packed=True)
+        protocol = Protocol(window=64, max_windows=6, compute="int8")
+        quality = evaluate(small, TEXT, reference=model, protocol=protocol)
+        assert run.measurements["loss"][0] == pytest.approx(quality.loss, rel=1e-6)
+        assert run.measurements["kld_mean"][0] == pytest.approx(quality.kld_mean, rel=1e-6)
+        assert run.measurements["loss"] != runs[exact.hash].measurements["loss"]
 
 
 def test_another_model_takes_the_place_of_the_last(write_grid):

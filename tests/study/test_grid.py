@@ -85,7 +85,7 @@ BAD = {
     "a misspelt field of a protocol": (
         GOOD.replace("max_windows", "windows"),
         "line 6: there is no field 'protocols.family.windows'; the nearest is 'window'. "
-        "There are text, base, window, stride, bos, score, max_windows, dtype, prepare.",
+        "There are text, base, window, stride, bos, score, max_windows, dtype, prepare, compute.",
     ),
     "a number where a format belongs": (GOOD.replace("- bf16", "- 4"), "line 3: formats: Input should be a valid string, not 4."),
     "a protocol's wrong value": (
