@@ -241,11 +241,24 @@ KBIT_INLINE Floats load_e4m3(const uint8_t *p) {
 }
 
 template <int K>
-struct FloatTable {
+struct FloatTable {  // tables of 32, one after another; the right one has the code's upper bits as its number
+  static constexpr int kParts = 1 << (K - 5);
   const float *at;
   explicit KBIT_INLINE FloatTable(const float *levels) : at(levels) {}
   template <int COL>
-  KBIT_INLINE Floats get(Bytes codes) const { return {_mm512_i32gather_ps(column<COL>(codes).v, at, 4)}; }
+  KBIT_INLINE Floats get(Bytes codes) const { return {look<0, kParts>(_mm512_srli_epi32(codes.v, 8 * COL))}; }
+
+ private:
+  template <int FROM, int COUNT>
+  KBIT_INLINE __m512 look(__m512i codes) const {
+    if constexpr (COUNT == 1) {
+      return _mm512_permutex2var_ps(_mm512_loadu_ps(at + 32 * FROM), codes, _mm512_loadu_ps(at + 32 * FROM + 16));
+    } else {
+      constexpr int kBit = COUNT == 2 ? 5 : COUNT == 4 ? 6 : 7;
+      const __mmask16 upper = _mm512_test_epi32_mask(codes, _mm512_set1_epi32(1 << kBit));
+      return _mm512_mask_mov_ps(look<FROM, COUNT / 2>(codes), upper, look<FROM + COUNT / 2, COUNT / 2>(codes));
+    }
+  }
 };
 template <int K>
 struct SmallFloatTable {  // K <= 4; vpermps looks at the lowest four bits alone
@@ -262,13 +275,5 @@ template <> struct FloatTable<1> : SmallFloatTable<1> { using SmallFloatTable::S
 template <> struct FloatTable<2> : SmallFloatTable<2> { using SmallFloatTable::SmallFloatTable; };
 template <> struct FloatTable<3> : SmallFloatTable<3> { using SmallFloatTable::SmallFloatTable; };
 template <> struct FloatTable<4> : SmallFloatTable<4> { using SmallFloatTable::SmallFloatTable; };
-template <>
-struct FloatTable<5> {
-  __m512 low, high;
-  explicit KBIT_INLINE FloatTable(const float *levels) : low(_mm512_loadu_ps(levels)), high(_mm512_loadu_ps(levels + 16)) {}
-  template <int COL>
-  KBIT_INLINE Floats get(Bytes codes) const { return {_mm512_permutex2var_ps(low, _mm512_srli_epi32(codes.v, 8 * COL), high)}; }
-};
-
 }  // namespace LANES
 }  // namespace kbit

@@ -111,6 +111,7 @@ KBIT_WORD Floats operator-(Floats a, Floats b) { for (int i = 0; i < 16; ++i) a.
 KBIT_WORD Floats operator*(Floats a, Floats b) { for (int i = 0; i < 16; ++i) a.at[i] *= b.at[i]; return a; }
 KBIT_WORD Floats operator/(Floats a, Floats b) { for (int i = 0; i < 16; ++i) a.at[i] /= b.at[i]; return a; }
 KBIT_WORD Floats fma(Floats a, Floats b, Floats c) { for (int i = 0; i < 16; ++i) c.at[i] = std::fmaf(a.at[i], b.at[i], c.at[i]); return c; }
+// The second where one of the two is NaN.
 KBIT_WORD Floats max(Floats a, Floats b) { for (int i = 0; i < 16; ++i) a.at[i] = a.at[i] > b.at[i] ? a.at[i] : b.at[i]; return a; }
 // The sum in one order on every machine: halves onto halves, 8 apart, then 4, 2, 1.
 KBIT_WORD float sum(Floats f) {

@@ -19,10 +19,10 @@ KBIT_INLINE void give(float *p, Floats f, int n) {
   else store_some(p, f, n);
 }
 
-// e^x to 2 ulp: x = n ln 2 + r, a polynomial in r (Cephes, expf), 2^n by its bits. x is held in [-87, 88].
+// e^x to 2 ulp: x = n ln 2 + r, a polynomial in r (Cephes, expf), 2^n by its bits. x is held in [-87, 88]; NaN gives NaN.
 KBIT_INLINE Floats exponential(Floats x) {
-  x = max(x, broadcast(-87.0f));
-  x = broadcast(0.0f) - max(broadcast(0.0f) - x, broadcast(-88.0f));
+  x = max(broadcast(-87.0f), x);  // x second: max gives its second where one is NaN, and NaN stays NaN
+  x = broadcast(0.0f) - max(broadcast(-88.0f), broadcast(0.0f) - x);
   const Ints n = nearest(x * broadcast(1.44269504f));
   const Floats f = to_floats(n);
   Floats r = fma(f, broadcast(-0.693359375f), x);  // ln 2 in two parts: the first has few bits, so that f times it is exact

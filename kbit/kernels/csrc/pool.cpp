@@ -25,7 +25,7 @@ void relax() {
 #endif
 }
 
-constexpr int kLooks = 4000;  // at about 10 ns each: longer than from one product of a decoder to the next, no longer
+constexpr int kLooks = 2000;  // some tens of microseconds: longer than from one product of a decoder to the next, no longer
 
 struct Job {
   void (*body)(void *, int64_t);
@@ -37,19 +37,19 @@ class Pool {
  public:
   // Runs `job` on the caller and up to `helpers` threads.
   void run(const Job &job, int helpers) {
-    helpers = helpers < static_cast<int>(kHelpers) ? helpers : static_cast<int>(kHelpers);
     while (static_cast<int>(threads_.size()) < helpers) threads_.emplace_back([this, i = static_cast<int>(threads_.size())] { serve(i); });
     job_ = job;
+    helpers_ = helpers;
     next_.store(0, std::memory_order_relaxed);
-    working_.store(helpers, std::memory_order_relaxed);
-    const uint64_t last = round_.load(std::memory_order_relaxed) & ~kHelpers;
-    round_.store((last + kHelpers + 1) | static_cast<uint64_t>(helpers), std::memory_order_seq_cst);
+    inside_.fetch_sub(kClosed, std::memory_order_seq_cst);
+    round_.fetch_add(1, std::memory_order_seq_cst);
     if (sleeping_.load(std::memory_order_seq_cst) > 0) {
       std::lock_guard<std::mutex> lock(mutex_);
       wake_.notify_all();
     }
     work(job);
-    for (int looks = 0; working_.load(std::memory_order_acquire) > 0; ++looks)
+    inside_.fetch_add(kClosed, std::memory_order_seq_cst);
+    for (int looks = 0; inside_.load(std::memory_order_acquire) != kClosed; ++looks)
       if (looks < kLooks) relax();
       else std::this_thread::yield();
   }
@@ -58,7 +58,7 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       ending_.store(true, std::memory_order_seq_cst);
-      round_.fetch_add(kHelpers + 1, std::memory_order_seq_cst);
+      round_.fetch_add(1, std::memory_order_seq_cst);
       wake_.notify_all();
     }
     for (std::thread &thread : threads_) thread.join();
@@ -88,19 +88,18 @@ class Pool {
       }
       if (ending_.load(std::memory_order_acquire)) return;
       seen = round;
-      if (static_cast<uint64_t>(index) >= (round & kHelpers)) continue;
-      work(job_);
-      working_.fetch_sub(1, std::memory_order_release);
+      if (inside_.fetch_add(1, std::memory_order_acquire) >= 0 && index < helpers_) work(job_);
+      inside_.fetch_sub(1, std::memory_order_release);
     }
   }
 
   std::vector<std::thread> threads_;
-  Job job_{};
+  Job job_{};        // written while nobody is inside
+  int helpers_ = 0;  // the same
   std::atomic<int64_t> next_{0};
-  std::atomic<int> working_{0}, sleeping_{0};
-  // Which job it is, and in the low bits how many helpers it has. One number, so that a thread that comes too late for a job of
-  // others cannot take it for one of its own when the next job, with more helpers, is being set up.
-  static constexpr uint64_t kHelpers = 0xFFFF;
+  // Threads at the job, and kClosed where none may begin: a caller waits for those that came, never for one that has not woken.
+  static constexpr int kClosed = -(1 << 24);
+  std::atomic<int> inside_{kClosed}, sleeping_{0};
   std::atomic<uint64_t> round_{0};
   std::atomic<bool> ending_{false};
   std::mutex mutex_;
