@@ -3,6 +3,7 @@
     KbitError                 exit code 2 on the command line
     |- FormatError            a format string, a recipe or a codebook that does not exist or does not fit
     |- CheckpointError        a file that is missing, damaged, unsafe or of another version
+    |- KernelError            a native kernel that is asked for what it cannot do, or an instruction set that does not run here
     |- ModelError             a model that cannot be walked, quantized or run as asked
     |- TextError              a text that is empty, too short or not readable
     |- StoreError             a study's grid or its store
@@ -23,6 +24,10 @@ class FormatError(KbitError):
 
 class CheckpointError(KbitError):
     """A file that is missing, damaged, unsafe or of another version."""
+
+
+class KernelError(KbitError):
+    """A native kernel that is asked for what it cannot do, or an instruction set that does not run here."""
 
 
 class ModelError(KbitError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,14 +59,18 @@ def hide_all_but(kept: set[str]) -> list[str]:
 
 
 def unpacked_wheel(folder: Path) -> Path:
-    """Build the wheel of this tree; the folder that it was unpacked into."""
-    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would pack what was deleted since the last build
+    """Build the wheel of this tree, as pip does for a user: apart from what was built before; the folder it was unpacked into."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)]
-    subprocess.run(build, check=True)
+    subprocess.run([*build, "-C", f"build-dir={folder / 'build'}"], check=True)
     (wheel,) = folder.glob("kbit-*.whl")
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(folder / "unpacked")
     return folder / "unpacked"
+
+
+def forget_editable_install() -> None:
+    """Let `import kbit` find what sys.path names, not the source tree that an editable install redirects to."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "_editable_skbc_kbit"]
 
 
 def run(*arguments: str) -> None:
@@ -86,6 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sys.path.insert(0, str(unpacked_wheel(Path(folder))))
         os.chdir(folder)
+        forget_editable_install()
         print("hidden:", *hide_all_but(core_packages()))
         import kbit
         from kbit.cli import COMMANDS
