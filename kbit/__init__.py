@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         quantized_matmul,
     )
     from kbit.models import load, load_tokenizer
+    from kbit.models.generation import generate
+    from kbit.models.sampling import Sampling
     from kbit.packed.packed_tensor import PackedTensor
     from kbit.recipes import Recipe, pack, quantize, quantize_checkpoint, total_bits
 
@@ -34,7 +36,9 @@ PUBLIC: dict[str, str] = {
     "Protocol": "kbit.evaluation",
     "Quality": "kbit.evaluation",
     "Recipe": "kbit.recipes",
+    "Sampling": "kbit.models.sampling",
     "evaluate": "kbit.evaluation",
+    "generate": "kbit.models.generation",
     "linear_dequantize": "kbit.formats",
     "linear_quantize": "kbit.formats",
     "load": "kbit.models",
@@ -54,7 +58,9 @@ __all__ = [
     "Protocol",
     "Quality",
     "Recipe",
+    "Sampling",
     "evaluate",
+    "generate",
     "linear_dequantize",
     "linear_quantize",
     "load",
