@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "plan"),
     "report": ("report", "report"),
     "train-family": ("train_family", "train_family"),
+    "generate": ("generate", "generate"),
+    "bench": ("bench", "bench"),
     "info": ("info", "info"),
 }
 
