@@ -179,7 +179,8 @@ def computing(model: nn.Module, compute: str) -> Iterator[None]:
     if compute != "exact" and not layers:
         name = getattr(model, "name_or_path", "") or type(model).__name__
         raise ModelError(
-            f"{name}: no layer is packed, so none can compute in {compute}. Load a kbit checkpoint, or quantize with packed=True."
+            f"{name}: no layer is packed, so none can compute in {compute}. Take a kbit checkpoint, or quantize it: --format, or "
+            f"packed=True in Python."
         )
     before = [layer.compute for layer in layers]
     for layer in layers:
