@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,14 +28,14 @@ Advance = Callable[[float, float, str], None]
 
 @dataclass
 class Turns:
-    """seconds: of each turn of each candidate. read: bytes per second that memory gave in each round."""
+    """seconds: of each call of each candidate. read: bytes per second that memory gave in each round."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     read: list[float] = field(default_factory=list)
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Sequence[Callable[[], object]]],
     data: Tensor,
     *,
     seconds: float,
@@ -43,7 +43,9 @@ def take_turns(
     most: int = 501,
     progress: Advance | None = None,
 ) -> Turns:
-    """Rounds in which every call has one turn, in another order each time, beside a read of `data`.
+    """Rounds in which every candidate has one turn, in another order each time, beside a read of `data`.
+
+    A turn makes all calls of a candidate, each timed by itself: most short calls are interrupted by no other process.
 
     For `seconds` in all, but at least `least` and at most `most` rounds; one before them warms up and is not counted. So heat and
     neighbours fall on all alike, and each round says what memory could give just then.
@@ -59,10 +61,11 @@ def take_turns(
         read = _native.read_bandwidth(data, threads(), 1)
         order.shuffle(names)
         for name in names:
-            start = time.perf_counter()
-            calls[name]()
-            if turn >= 0:
-                turns.seconds[name].append(time.perf_counter() - start)
+            for call in calls[name]:
+                start = time.perf_counter()
+                call()
+                if turn >= 0:
+                    turns.seconds[name].append(time.perf_counter() - start)
         if turn >= 0:
             turns.read.append(read)
     return turns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean, median, quantiles, stdev
 
 import psutil
@@ -14,7 +15,6 @@ from transformers import PreTrainedModel
 from kbit import kernels
 from kbit.errors import KbitError, ModelError
 from kbit.formats import Encoded, Format
-from kbit.kernels import Matrix
 from kbit.kernels.bench import cache_bytes, cpu_name, read_speed, take_turns, to_read
 from kbit.methods import choose
 from kbit.models.architecture import parameters
@@ -47,8 +47,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Product:
-    """One format's row. seconds: the median of its turns; low, high: their quartiles. read: bytes per second that memory gave in
-    the same rounds. nbytes: of the packed weight. bits_per_weight: those of its parts, padding included.
+    """One format's row. seconds: the median of its products; low, high: their quartiles. read: bytes per second that memory gave
+    in the same rounds. nbytes: of the packed weight. bits_per_weight: those of its parts, padding included.
     """
 
     format: str
@@ -132,17 +132,10 @@ def bench_products(
             progress(index, len(wanted), f"packing {fmt}")
         weights[fmt] = packed_copies(Format.parse(fmt), shape, batch)
 
-    def turn(matrices: Sequence[Matrix]) -> Callable[[], None]:
-        def multiply() -> None:
-            for matrix in matrices:
-                matrix.product(x, y, compute)
-
-        return multiply
-
-    calls = {fmt: turn([packed.native for packed in packs]) for fmt, packs in weights.items()}
+    calls = {fmt: [partial(packed.native.product, x, y, compute) for packed in packs] for fmt, packs in weights.items()}
     turns = take_turns(calls, to_read(), seconds=seconds, progress=progress)
     ceiling = median(turns.read)
-    return [_product(fmt, weights[fmt], turns.seconds[fmt], batch, ceiling) for fmt in wanted]
+    return [_product(fmt, weights[fmt][0], turns.seconds[fmt], batch, ceiling) for fmt in wanted]
 
 
 def check_sizes(formats: Sequence[str], shape: tuple[int, int], batch: int, compute: str) -> None:
@@ -240,8 +233,8 @@ def timed(reader: Reader, model: PreTrainedModel, n: int, *, at_once: bool) -> f
     return time.perf_counter() - start
 
 
-def _product(fmt: str, packs: Sequence[PackedTensor], seconds: Sequence[float], batch: int, read: float) -> Product:
-    low, middle, high = quantiles([turn / len(packs) for turn in seconds], n=4, method="inclusive")
-    nbytes, (n_out, n_in) = packs[0].nbytes, packs[0].shape
+def _product(fmt: str, packed: PackedTensor, seconds: Sequence[float], batch: int, read: float) -> Product:
+    low, middle, high = quantiles(seconds, n=4, method="inclusive")
+    nbytes, (n_out, n_in) = packed.nbytes, packed.shape
     k = Format.parse(fmt).k
     return Product(fmt, k, nbytes * 8 / (n_out * n_in), nbytes, middle, low, high, batch * n_out * n_in, read)

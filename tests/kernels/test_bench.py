@@ -11,14 +11,16 @@ DATA = torch.ones(1 << 25, dtype=torch.uint8)
 
 def test_every_candidate_has_one_turn_a_round_and_the_first_round_does_not_count():
     calls = {name: [] for name in "abc"}
-    turns = take_turns({name: lambda name=name: calls[name].append(None) for name in calls}, DATA, seconds=0, least=4)
-    assert {len(made) for made in calls.values()} == {5}
-    assert {len(seconds) for seconds in turns.seconds.values()} == {len(turns.read)} == {4}
+    twice = {name: [lambda name=name: calls[name].append(None)] * 2 for name in calls}
+    turns = take_turns(twice, DATA, seconds=0, least=4)
+    assert {len(made) for made in calls.values()} == {2 * 5}
+    assert {len(seconds) for seconds in turns.seconds.values()} == {2 * 4}
+    assert len(turns.read) == 4
 
 
 def test_rounds_go_on_for_the_seconds_given_but_no_more_than_most():
     order = []
-    take_turns({name: lambda name=name: order.append(name) for name in "ab"}, DATA, seconds=60, least=1, most=20)
+    take_turns({name: [lambda name=name: order.append(name)] for name in "ab"}, DATA, seconds=60, least=1, most=20)
     rounds = ["".join(order[i : i + 2]) for i in range(0, len(order), 2)]
     assert len(rounds) == 21
     assert set(rounds) == {"ab", "ba"}
