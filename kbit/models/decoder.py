@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kbit.errors import ModelError
 from kbit import kernels
+from kbit.errors import ModelError
 from kbit.kernels import Step
 from kbit.models.kbit_linear import KbitEmbedding, KbitLinear
 

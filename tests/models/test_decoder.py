@@ -76,13 +76,13 @@ def test_what_was_rewound_is_forgotten(written: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
 def test_other_kinds_are_refused_with_the_reason(written: Callable[[str], Path], kind: str) -> None:
     model = kbit.load(str(written(kind)))
-    with pytest.raises(ModelError, match="does not run natively: .* is none of LlamaForCausalLM"):
+    with pytest.raises(ModelError, match=r"does not run natively: .* is none of LlamaForCausalLM"):
         Decoder(model, CAPACITY)
 
 
 def test_a_full_cache_and_foreign_tokens_are_refused(written: Callable[[str], Path]) -> None:
     decoder = Decoder(kbit.load(str(written("llama"))), 8)
-    with pytest.raises(ModelError, match="0 \\+ 9 tokens do not fit a cache of 8"):
+    with pytest.raises(ModelError, match=r"0 \+ 9 tokens do not fit a cache of 8"):
         decoder(tokens(9))
     for wrong in (-1, VOCABULARY):
         with pytest.raises(KernelError, match="token that is not of its vocabulary"):
