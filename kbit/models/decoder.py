@@ -20,6 +20,7 @@ from kbit.models.kbit_linear import KbitEmbedding, KbitLinear
 
 # Kinds whose layers are norm, attention with rotary positions, norm, gated SiLU; Qwen 2 has biases, Qwen 3 norms of heads.
 NATIVE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+CHANGING_POSITIONS = ("dynamic", "longrope")  # kinds of rotary embedding whose tables change with the length of the text
 
 
 @dataclass
@@ -84,6 +85,9 @@ def why_not_native(model: PreTrainedModel, capacity: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and window < capacity:
         return f"its attention slides over {window} positions, fewer than the {capacity} asked for"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in CHANGING_POSITIONS:
+        return f"its positions ({rope}) depend on how many there are"
     if any(parameter.device.type not in ("cpu", "meta") for parameter in model.parameters()):
         return "it is not on the CPU"
     return None

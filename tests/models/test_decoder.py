@@ -80,6 +80,12 @@ def test_other_kinds_are_refused_with_the_reason(written: Callable[[str], Path],
         Decoder(model, CAPACITY)
 
 
+def test_positions_that_change_with_the_length_are_refused(written: Callable[[str], Path]) -> None:
+    model = kbit.load(str(written("llama")))
+    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert "dynamic" in str(why_not_native(model, CAPACITY))
+
+
 def test_a_full_cache_and_foreign_tokens_are_refused(written: Callable[[str], Path]) -> None:
     decoder = Decoder(kbit.load(str(written("llama"))), 8)
     with pytest.raises(ModelError, match=r"0 \+ 9 tokens do not fit a cache of 8"):
