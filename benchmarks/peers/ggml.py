@@ -13,8 +13,8 @@ import numpy as np
 from peers import NotInstalled
 
 INSTALL = (
-    'llama.cpp is left out, for it is not there. CMAKE_ARGS="-DGGML_NATIVE=ON" pip install --no-binary llama-cpp-python llama-cpp-python, '
-    "or name a folder with libggml.so and libllama.so in LLAMA_CPP_LIB_PATH."
+    'llama.cpp is left out, for it is not there. CMAKE_ARGS="-DGGML_NATIVE=ON" pip install --no-binary llama-cpp-python '
+    "llama-cpp-python, or name a folder with libggml.so and libllama.so in LLAMA_CPP_LIB_PATH."
 )
 # Numbers of types, from ggml.h.
 TYPES = {
