@@ -1,14 +1,17 @@
-"""`kbit info`: which versions, which machine and which optional parts are in use."""
+"""`kbit info`: which versions, which machine, which kernels and which optional parts are in use."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from kbit.kernels import InstructionSet
+
 
 def info(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Say which versions, which machine and which optional parts kbit finds here.
+    """Say which versions, which machine, which kernels and which optional parts kbit finds here.
 
     Example: kbit info --json
     """
@@ -19,6 +22,7 @@ def info(json: Annotated[bool, typer.Option("--json", help="Print one JSON objec
     import psutil
     import torch
 
+    from kbit import kernels
     from kbit.cli.show import show
 
     def version_of(package: str) -> str:
@@ -36,19 +40,34 @@ def info(json: Annotated[bool, typer.Option("--json", help="Print one JSON objec
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": kernels.threads(),
+        "threads_from": kernels.threads_reason(),
         "memory_bytes": psutil.virtual_memory().total,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "accelerator": accelerator,
+        "isa": kernels.isa(),
+        "isa_reason": kernels.isa_reason(),
+        "isas": {isa.name: _state(isa) for isa in kernels.isas()},
         "packages": found,
     }
     show(facts if json else "\n".join(_lines(facts)), json)
 
 
+def _state(isa: InstructionSet) -> str:
+    """What is to be said of an instruction set that the kernels were built for."""
+    from kbit import kernels
+
+    if isa.name == kernels.isa():
+        return "in use"
+    return "runs here" if isa.runs else f"needs {isa.needs}, which this machine lacks"
+
+
 def _lines(facts: dict[str, object]) -> list[str]:
     flat = {key: value for key, value in facts.items() if not isinstance(value, dict)}
-    for value in facts.values():
-        if isinstance(value, dict):
-            flat |= value
+    flat["threads"] = f"{flat['threads']}, as {flat.pop('threads_from')} says"
+    flat["isa"] = f"{flat['isa']}, {flat.pop('isa_reason')}"
+    for key, values in facts.items():
+        if isinstance(values, dict):
+            flat |= {f"isa {name}" if key == "isas" else name: value for name, value in values.items()}
     width = max(map(len, flat))
     return [f"{key:<{width}}  {value}" for key, value in flat.items()]

@@ -17,7 +17,7 @@ from kbit.errors import KernelError
 from kbit.kernels import _native
 
 NEEDS = {
-    "avx512_vnni": "AVX-512 with VNNI, VBMI and GFNI",
+    "avx512_vnni": "AVX-512 (F, BW, VL, DQ) with VNNI and VBMI",
     "avx512": "AVX-512 (F, BW, VL, DQ)",
     "avx2": "AVX2, FMA, F16C and BMI2",
     "neon_dot": "NEON with dot products (ARMv8.2)",
@@ -59,7 +59,7 @@ def isa_reason() -> str:
 def set_isa(name: str) -> None:
     """Use another instruction set from now on, in all threads. Raises KernelError where it was not built or does not run here."""
     follow_environment()
-    _force_isa(name, f"instruction set '{name}'")
+    _force_isa(name, f"'{name}'")
 
 
 def threads() -> int:
@@ -105,5 +105,8 @@ def follow_threads() -> None:
 
 def _force_isa(name: str, what: str) -> None:
     if not _native.set_isa(name):
-        why = next((f"needs {isa.needs}, which this machine lacks" for isa in isas() if isa.name == name), "was not built")
+        why = next(
+            (f"needs {isa.needs}, which this machine lacks" for isa in isas() if isa.name == name),
+            "is no instruction set that the kernels were built for",
+        )
         raise KernelError(f"{what} {why}. Choose among {', '.join(isa.name for isa in isas() if isa.runs)}.")

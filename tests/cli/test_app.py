@@ -152,6 +152,36 @@ def test_info_names_the_versions_that_are_in_use():
     assert found["cores"] >= 1
 
 
+def test_info_says_which_instruction_set_is_in_use_and_why(monkeypatch):
+    from kbit import kernels
+
+    runs = [isa.name for isa in kernels.isas() if isa.runs]
+    monkeypatch.delenv("KBIT_ISA", raising=False)
+    monkeypatch.setenv("KBIT_NUM_THREADS", "3")
+    text = run("info").stdout
+    assert f"isa              {runs[0]}, the best that this machine runs\n" in text
+    assert "threads          3, as KBIT_NUM_THREADS says\n" in text
+    monkeypatch.setenv("KBIT_ISA", runs[-1])
+    found = json.loads(run("info", "--json").stdout)
+    assert (found["isa"], found["isa_reason"]) == (runs[-1], "forced by KBIT_ISA")
+    states = dict.fromkeys(runs, "runs here") | {runs[-1]: "in use"}
+    needs = {isa.name: f"needs {isa.needs}, which this machine lacks" for isa in kernels.isas()}
+    assert found["isas"] == needs | states
+    assert (found["threads"], found["threads_from"]) == (3, "KBIT_NUM_THREADS")
+
+
+WRONG = [("KBIT_ISA", "is no instruction set"), ("KBIT_NUM_THREADS", "is no number of threads")]
+
+
+@pytest.mark.parametrize(("variable", "why"), WRONG)
+def test_a_wrong_word_for_the_kernels_is_one_line_and_exit_code_2(variable, why, monkeypatch):
+    monkeypatch.setenv(variable, "fast")
+    done = run("info")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"kbit: {variable}=fast {why}")
+    assert done.stderr.count("\n") == 1
+
+
 @dataclass(frozen=True)
 class Measured:
     """Stands for a result of the package."""

@@ -4,6 +4,12 @@
 namespace kbit {
 namespace {
 
+std::vector<std::pair<std::string, uint64_t>> isa_shares() {
+  std::vector<std::pair<std::string, uint64_t>> found;
+  for (int i = 0; i < kbit_isa_count(); ++i) found.emplace_back(kbit_isa_name(i), kbit_isa_shares(i));
+  return found;
+}
+
 std::vector<std::pair<std::string, bool>> isas() {
   std::vector<std::pair<std::string, bool>> found;
   for (int i = 0; i < kbit_isa_count(); ++i) found.emplace_back(kbit_isa_name(i), kbit_isa_runs(i) != 0);
@@ -40,6 +46,7 @@ NB_MODULE(_native, module) {
   bind_decoder(module);
   module.def("isa", &kbit_isa);
   module.def("isas", &isas);
+  module.def("isa_shares", &isa_shares);
   module.def("set_isa", [](const char *name) { return kbit_set_isa(name) == 0; }, "name"_a);
   module.def("threads", &kbit_threads);
   module.def("set_threads", &kbit_set_threads, "threads"_a);

@@ -88,6 +88,7 @@ extern "C" {
 int kbit_isa_count(void) { return kbit::kCount; }
 const char *kbit_isa_name(int index) { return kbit::kIsas[index].kernels->name; }
 int kbit_isa_runs(int index) { return kbit::kIsas[index].runs(); }
+uint64_t kbit_isa_shares(int index) { return __atomic_load_n(kbit::kIsas[index].kernels->shares_multiplied, __ATOMIC_RELAXED); }
 const char *kbit_isa(void) { return kbit::kernels().name; }
 int kbit_set_isa(const char *name) {
   const kbit::Kernels *found = kbit::named(name);

@@ -351,6 +351,12 @@ void check_fork(const Case &c) {
 #endif
 }
 
+std::vector<uint64_t> all_shares() {
+  std::vector<uint64_t> shares;
+  for (int i = 0; i < kbit_isa_count(); ++i) shares.push_back(kbit_isa_shares(i));
+  return shares;
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -367,6 +373,7 @@ int main(int argc, char **argv) {
     if (kbit_set_isa(kbit_isa_name(i)) != 0 || std::strcmp(kbit_isa(), kbit_isa_name(i)) != 0)
       stop("an instruction set that runs cannot be set");
     const int64_t before = passed + failed;
+    const std::vector<uint64_t> shares = all_shares();
     for (const Case &c : cases) {
       for (const Place place : {kAtEnd, kAtStart}) {
         check_products(c, place);
@@ -375,6 +382,9 @@ int main(int argc, char **argv) {
       }
     }
     check_fork(cases.front());
+    for (int j = 0; j < kbit_isa_count(); ++j)
+      check((all_shares()[static_cast<size_t>(j)] > shares[static_cast<size_t>(j)]) == (i == j), cases.front(),
+            "the instruction set that was set ran, and no other", kbit_isa_name(j));
     std::printf("%s: %lld checks of %zu cases\n", kbit_isa_name(i), static_cast<long long>(passed + failed - before),
                 cases.size());
   }

@@ -58,6 +58,7 @@ int kbit_quantize_activations(const kbit_matrix *w, const float *x, int8_t *q, f
 int kbit_isa_count(void);
 const char *kbit_isa_name(int index);
 int kbit_isa_runs(int index);
+uint64_t kbit_isa_shares(int index); /* shares of products that its code has computed so far: proof of which one ran */
 const char *kbit_isa(void);
 int kbit_set_isa(const char *name); /* 0, or -1 where it was not built or does not run here; KBIT_ISA does it at start */
 

@@ -66,6 +66,7 @@ constexpr int kQueries = 4;  // rows that read keys and values together
 // What an instruction set supplies: the algorithm of product.h, compiled over its lanes.
 struct Kernels {
   const char *name;
+  const uint64_t *shares_multiplied;  // read with __atomic_load_n
   // Row i of x, unquantized, (n_in) floats at `x`, into row i of `a`.
   void (*prepare_int8)(const View &, Activations &a, int64_t i, const float *x);
   void (*prepare_exact)(const View &, Activations &a, int64_t i, const float *x);
