@@ -52,7 +52,8 @@ struct Operators {
     int count = 0;
     for (int j = 0; j < 3 && s.to[j] >= 0; ++j) {
       if (s.matrix[j] < 0) dense(d, s, j);
-      else factors[count++] = {&d.views_[static_cast<size_t>(s.matrix[j])], d.vector(s.vector[j]), d.row(s.to[j]), d.width(s.to[j])};
+      else
+        factors[count++] = {&d.views_[static_cast<size_t>(s.matrix[j])], d.vector(s.vector[j]), d.row(s.to[j]), d.width(s.to[j])};
     }
     products(factors, count, d.row(s.from[0]), d.rows_, d.width(s.from[0]), d.compute_, d.scratch_);
   }
@@ -87,7 +88,8 @@ struct Operators {
       for (int64_t h = 0; h < d.cache_.kv_heads; ++h) {
         float *key = d.keys(s.layer, h) + position / 16 * 16 * head + position % 16;
         for (int64_t c = 0; c < head; ++c) key[16 * c] = d.row(s.from[0], i)[h * head + c];
-        std::memcpy(d.values(s.layer, h) + position * head, d.row(s.from[1], i) + h * head, sizeof(float) * static_cast<size_t>(head));
+        std::memcpy(d.values(s.layer, h) + position * head, d.row(s.from[1], i) + h * head,
+                    sizeof(float) * static_cast<size_t>(head));
       }
     }
   }
@@ -117,7 +119,8 @@ struct Operators {
   }
 
   static void gate(Decoder &d, const Step &s) {
-    each_row(d.rows_, [&](int64_t i) { kernels().gate(d.row(s.from[0], i), d.row(s.from[1], i), d.width(s.to[0]), d.row(s.to[0], i)); });
+    each_row(d.rows_,
+             [&](int64_t i) { kernels().gate(d.row(s.from[0], i), d.row(s.from[1], i), d.width(s.to[0]), d.row(s.to[0], i)); });
   }
 
   static void add(Decoder &d, const Step &s) {

@@ -29,9 +29,7 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-bool has_avx512_vnni() {
-  return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
-}
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"); }
 #elif defined(__aarch64__)
 bool has_dot() {
 #if defined(__linux__)
@@ -46,7 +44,8 @@ struct Isa {
   const Kernels *kernels;
   bool (*runs)();
 };
-const Isa kIsas[] = {  // best first
+const Isa kIsas[] = {
+    // best first
 #if defined(__x86_64__)
     {&k_avx512_vnni, has_avx512_vnni},
     {&k_avx512, has_avx512},

@@ -17,13 +17,17 @@ struct FloatLevels {
   FloatTable<K> table;
   explicit KBIT_INLINE FloatLevels(const kbit_matrix &m) : table(m.levels) {}
   template <int COL>
-  KBIT_INLINE Floats get(Bytes codes, Ints) const { return table.template get<COL>(codes); }
+  KBIT_INLINE Floats get(Bytes codes, Ints) const {
+    return table.template get<COL>(codes);
+  }
 };
 template <int K>
 struct FloatLevels<K, kCounted> {
   explicit KBIT_INLINE FloatLevels(const kbit_matrix &) {}
   template <int COL>
-  KBIT_INLINE Floats get(Bytes codes, Ints offset) const { return to_floats(column<COL>(codes) - offset); }
+  KBIT_INLINE Floats get(Bytes codes, Ints offset) const {
+    return to_floats(column<COL>(codes) - offset);
+  }
 };
 
 // f(c, G) for the groups of a unit, c[t] the codes of group G in tile t. A loop needs a buffer of codes, which costs AVX-512 a
@@ -65,7 +69,7 @@ void row_exact_tiles(const View &w, const Activations &a, int64_t tile, float *y
       if (w.m.zero) offset[t] = zeros_at(w, tile + t, segment.block);
     });
     for (int64_t left = segment.column_end - segment.column; left > 0; left -= kUnit, units += 64 * K, x += kUnit)
-      each_group<K, TILES>(units, w.tile_bytes, [&](const Bytes (&c)[TILES], int g) KBIT_LAMBDA {
+      each_group<K, TILES>(units, w.tile_bytes, [&](const Bytes(&c)[TILES], int g) KBIT_LAMBDA {
         each<TILES>([&](auto t) KBIT_LAMBDA {
           each<kGroup>([&](auto col) KBIT_LAMBDA {
             sums[t] = fma(levels.template get<col>(c[t], offset[t]), broadcast(x[kGroup * g + col]), sums[t]);
@@ -94,10 +98,9 @@ void unpack_floats(const View &w, int64_t tile, int64_t unit, int64_t unit_end, 
   const Ints offset = broadcast(-w.m.first);
   const uint8_t *codes = w.m.codes + tile * w.tile_bytes + unit * 64 * K;
   for (; unit < unit_end; ++unit, codes += 64 * K, out += kUnit * kRows)
-    each_group<K, 1>(codes, 0, [&](const Bytes (&c)[1], int g) KBIT_LAMBDA {
-      each<kGroup>([&](auto col) KBIT_LAMBDA {
-        store_floats(out + kRows * (kGroup * g + col), levels.template get<col>(c[0], offset));
-      });
+    each_group<K, 1>(codes, 0, [&](const Bytes(&c)[1], int g) KBIT_LAMBDA {
+      each<kGroup>([&](auto col)
+                       KBIT_LAMBDA { store_floats(out + kRows * (kGroup * g + col), levels.template get<col>(c[0], offset)); });
     });
 }
 inline void unpack_ternary_floats(const View &w, int64_t tile, int64_t unit, int64_t unit_end, float *out) {
@@ -116,7 +119,8 @@ constexpr ByK<UnpackFloats> unpack_floats_table(std::integer_sequence<int, K...>
   return {{nullptr, unpack_floats<K + 1, L>...}};
 }
 inline UnpackFloats unpack_floats_of(const kbit_matrix &m) {
-  static constexpr ByK<UnpackFloats> looked_up = unpack_floats_table<kLookedUp>(Ks{}), counted = unpack_floats_table<kCounted>(Ks{});
+  static constexpr ByK<UnpackFloats> looked_up = unpack_floats_table<kLookedUp>(Ks{}),
+                                     counted = unpack_floats_table<kCounted>(Ks{});
   if (m.coding == KBIT_TERNARY) return unpack_ternary_floats;
   return levelling_of(m) == kCounted ? counted.k[m.k] : looked_up.k[m.k];
 }

@@ -19,9 +19,20 @@ void counted(const View &w, const Activations &a, int64_t tile, int64_t tile_end
 }
 
 constexpr Kernels kKernels = {
-    KBIT_ISA_NAME, &shares_multiplied, prepare_int8, prepare_exact, counted<product_int8>, counted<product_exact>,
-    dequantize,    read,               rms_norm,     gate,          add,                   dense,
-    rotate,        attend,
+    KBIT_ISA_NAME,
+    &shares_multiplied,
+    prepare_int8,
+    prepare_exact,
+    counted<product_int8>,
+    counted<product_exact>,
+    dequantize,
+    read,
+    rms_norm,
+    gate,
+    add,
+    dense,
+    rotate,
+    attend,
 };
 
 }  // namespace LANES

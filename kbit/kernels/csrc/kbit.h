@@ -45,13 +45,15 @@ typedef struct kbit_matrix {
   const uint16_t *kept_weight;   /* float16, tile by tile: (tiles, n_kept, 16) */
 } kbit_matrix;
 
-/* y (n, n_out) = x (n, n_in) w^T, float32, rows of x and y `x_stride` and `y_stride` floats apart. Returns 0, or -1 without memory. */
+/* y (n, n_out) = x (n, n_in) w^T, float32, rows of x and y `x_stride` and `y_stride` floats apart. Returns 0, or -1 without
+ * memory. */
 int kbit_product(const kbit_matrix *w, const float *x, int64_t n, int64_t x_stride, float *y, int64_t y_stride, int compute);
 
 /* w as float32, rows [row, row_end) into out (row_end - row, n_in). */
 int kbit_dequantize(const kbit_matrix *w, int64_t row, int64_t row_end, float *out);
 
-/* int8 codes of one row of x by segment, as kbit_product makes them: q (n_in - n_kept), scale and sum one to a segment. Returns as kbit_product. */
+/* int8 codes of one row of x by segment, as kbit_product makes them: q (n_in - n_kept), scale and sum one to a segment. Returns
+ * as kbit_product. */
 int kbit_quantize_activations(const kbit_matrix *w, const float *x, int8_t *q, float *scale, int32_t *sum);
 
 /* Instruction sets, best first. Names of those that were built; whether this machine runs one; the one in use. */

@@ -55,19 +55,22 @@ KBIT_INLINE Bytes widen(Bytes b) {
   for (auto &v : b.v) v = _mm256_xor_si256(v, _mm256_set1_epi8(-128));
   return b;
 }
-template <int D>
-KBIT_INLINE Bytes ternary_digit(Bytes b) {
-  for (auto &v : b.v) {
-    for (int i = 0; i < D; ++i) v = _mm256_add_epi8(v, _mm256_add_epi8(v, v));
-    // (3 * v) >> 8 is how many of 86 and 171 v reaches; a comparison gives -1
+KBIT_INLINE Bytes first_digit(Bytes b) {
+  for (auto &v : b.v) {  // (3 * v) >> 8 is how many of 86 and 171 v reaches; a comparison gives -1
     const __m256i one = _mm256_cmpeq_epi8(_mm256_max_epu8(v, _mm256_set1_epi8(86)), v);
     const __m256i two = _mm256_cmpeq_epi8(_mm256_max_epu8(v, _mm256_set1_epi8(-85)), v);
     v = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
   }
   return b;
 }
+KBIT_INLINE Bytes triple(Bytes b) {
+  for (auto &v : b.v) v = _mm256_add_epi8(v, _mm256_add_epi8(v, v));
+  return b;
+}
 
-KBIT_INLINE __m256i twice(const uint8_t *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+KBIT_INLINE __m256i twice(const uint8_t *p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+}
 template <int K>
 struct Table {  // tables of 16, one after another; the right one has the code's upper bits as its number
   static constexpr int kParts = K <= 4 ? 1 : 1 << (K - 4);
@@ -111,7 +114,9 @@ KBIT_INLINE __m256i pairs(__m256i w, __m256i x) {  // int16 sums of two products
   if constexpr (BITS < 8) return _mm256_maddubs_epi16(w, x);
   else return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
 }
-KBIT_INLINE __m256i add_pairs(__m256i acc, __m256i p) { return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1))); }
+KBIT_INLINE __m256i add_pairs(__m256i acc, __m256i p) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+}
 template <int BITS>
 KBIT_INLINE Ints dot(Ints acc, Bytes w, const int8_t *x) {
   const __m256i t = four(x);

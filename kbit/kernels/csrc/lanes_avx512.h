@@ -52,14 +52,12 @@ KBIT_INLINE Bytes widen(Bytes b) {
   if constexpr (kWideBias == 128) return b;
   return {_mm512_xor_si512(b.v, _mm512_set1_epi8(-128))};
 }
-template <int D>
-KBIT_INLINE Bytes ternary_digit(Bytes b) {
-  __m512i x = b.v;
-  for (int i = 0; i < D; ++i) x = _mm512_add_epi8(x, _mm512_add_epi8(x, x));
-  // (3 * x) >> 8 is how many of 86 and 171 x reaches
-  const __mmask64 one = _mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(86)), two = _mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(-85));
+KBIT_INLINE Bytes first_digit(Bytes b) {  // (3 * v) >> 8 is how many of 86 and 171 v reaches
+  const __mmask64 one = _mm512_cmpge_epu8_mask(b.v, _mm512_set1_epi8(86)),
+                  two = _mm512_cmpge_epu8_mask(b.v, _mm512_set1_epi8(-85));
   return {_mm512_mask_mov_epi8(_mm512_maskz_set1_epi8(one, 1), two, _mm512_set1_epi8(2))};
 }
+KBIT_INLINE Bytes triple(Bytes b) { return {_mm512_add_epi8(b.v, _mm512_add_epi8(b.v, b.v))}; }
 
 template <int K>
 struct Table {  // K <= 4: one table of 16, the same in each quarter
@@ -97,9 +95,7 @@ template <>
 struct Table<8> {
   Table<7> low, high;
   explicit KBIT_INLINE Table(const uint8_t *wide) : low(wide), high(wide + 128) {}
-  KBIT_INLINE Bytes operator()(Bytes c) const {
-    return {_mm512_mask_mov_epi8(low(c).v, _mm512_movepi8_mask(c.v), high(c).v)};
-  }
+  KBIT_INLINE Bytes operator()(Bytes c) const { return {_mm512_mask_mov_epi8(low(c).v, _mm512_movepi8_mask(c.v), high(c).v)}; }
 };
 #else
 template <int K>
@@ -107,13 +103,15 @@ struct WideTable {  // tables of 16, one after another; the right one has the co
   static constexpr int kParts = 1 << (K - 4);
   __m512i v[kParts];
   explicit KBIT_INLINE WideTable(const uint8_t *wide) {
-    for (int i = 0; i < kParts; ++i) v[i] = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(wide + 16 * i)));
+    for (int i = 0; i < kParts; ++i)
+      v[i] = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(wide + 16 * i)));
   }
   KBIT_INLINE Bytes operator()(Bytes c) const {
     const __m512i low = _mm512_and_si512(c.v, _mm512_set1_epi8(15));
     __m512i found = _mm512_shuffle_epi8(v[0], low);
     for (int i = 1; i < kParts; ++i)
-      found = _mm512_mask_shuffle_epi8(found, _mm512_cmpge_epu8_mask(c.v, _mm512_set1_epi8(static_cast<char>(16 * i))), v[i], low);
+      found =
+          _mm512_mask_shuffle_epi8(found, _mm512_cmpge_epu8_mask(c.v, _mm512_set1_epi8(static_cast<char>(16 * i))), v[i], low);
     return {found};
   }
 };
@@ -246,7 +244,9 @@ struct FloatTable {  // tables of 32, one after another; the right one has the c
   const float *at;
   explicit KBIT_INLINE FloatTable(const float *levels) : at(levels) {}
   template <int COL>
-  KBIT_INLINE Floats get(Bytes codes) const { return {look<0, kParts>(_mm512_srli_epi32(codes.v, 8 * COL))}; }
+  KBIT_INLINE Floats get(Bytes codes) const {
+    return {look<0, kParts>(_mm512_srli_epi32(codes.v, 8 * COL))};
+  }
 
  private:
   template <int FROM, int COUNT>
@@ -269,7 +269,9 @@ struct SmallFloatTable {  // K <= 4; vpermps looks at the lowest four bits alone
     v = _mm512_load_ps(t);
   }
   template <int COL>
-  KBIT_INLINE Floats get(Bytes codes) const { return {_mm512_permutexvar_ps(_mm512_srli_epi32(codes.v, 8 * COL), v)}; }
+  KBIT_INLINE Floats get(Bytes codes) const {
+    return {_mm512_permutexvar_ps(_mm512_srli_epi32(codes.v, 8 * COL), v)};
+  }
 };
 template <> struct FloatTable<1> : SmallFloatTable<1> { using SmallFloatTable::SmallFloatTable; };
 template <> struct FloatTable<2> : SmallFloatTable<2> { using SmallFloatTable::SmallFloatTable; };

@@ -37,11 +37,15 @@ KBIT_INLINE Word four_of(F f) {
 KBIT_INLINE Bytes load_bytes(const uint8_t *p) {
   return four_of<Bytes>([&](int i) KBIT_LAMBDA { return vld1q_u8(p + 16 * i); });
 }
-KBIT_INLINE void store_bytes(uint8_t *p, Bytes b) { each<4>([&](auto i) KBIT_LAMBDA { vst1q_u8(p + 16 * i, b.v[i]); }); }
+KBIT_INLINE void store_bytes(uint8_t *p, Bytes b) {
+  each<4>([&](auto i) KBIT_LAMBDA { vst1q_u8(p + 16 * i, b.v[i]); });
+}
 KBIT_INLINE Floats load_floats(const float *p) {
   return four_of<Floats>([&](int i) KBIT_LAMBDA { return vld1q_f32(p + 4 * i); });
 }
-KBIT_INLINE void store_floats(float *p, Floats f) { each<4>([&](auto i) KBIT_LAMBDA { vst1q_f32(p + 4 * i, f.v[i]); }); }
+KBIT_INLINE void store_floats(float *p, Floats f) {
+  each<4>([&](auto i) KBIT_LAMBDA { vst1q_f32(p + 4 * i, f.v[i]); });
+}
 KBIT_INLINE Floats load_some(const float *p, int n) {
   float all[16] = {};
   for (int i = 0; i < n; ++i) all[i] = p[i];
@@ -80,19 +84,20 @@ KBIT_INLINE Bytes operator|(Bytes a, Bytes b) {
 KBIT_INLINE Bytes widen(Bytes b) {
   return four_of<Bytes>([&](int i) KBIT_LAMBDA { return veorq_u8(b.v[i], vdupq_n_u8(0x80)); });
 }
-template <int D>
-KBIT_INLINE Bytes ternary_digit(Bytes b) {
-  constexpr uint8_t kPower[5] = {1, 3, 9, 27, 81};
+KBIT_INLINE Bytes first_digit(Bytes b) {  // (3 * v) >> 8 is how many of 86 and 171 v reaches; a comparison gives 255
   return four_of<Bytes>([&](int i) KBIT_LAMBDA {
-    uint8x16_t v = b.v[i];
-    if constexpr (D > 0) v = vmulq_u8(v, vdupq_n_u8(kPower[D]));
-    // (3 * v) >> 8 is how many of 86 and 171 v reaches; a comparison gives 255
-    return vsraq_n_u8(vshrq_n_u8(vcgeq_u8(v, vdupq_n_u8(86)), 7), vcgeq_u8(v, vdupq_n_u8(171)), 7);
+    const uint8x16_t one = vcgeq_u8(b.v[i], vdupq_n_u8(86)), two = vcgeq_u8(b.v[i], vdupq_n_u8(171));
+    return vsraq_n_u8(vshrq_n_u8(one, 7), two, 7);
   });
+}
+KBIT_INLINE Bytes triple(Bytes b) {
+  return four_of<Bytes>([&](int i) KBIT_LAMBDA { return vmulq_u8(b.v[i], vdupq_n_u8(3)); });
 }
 
 KBIT_INLINE uint8x16x2_t table_of_32(const uint8_t *p) { return {{vld1q_u8(p), vld1q_u8(p + 16)}}; }
-KBIT_INLINE uint8x16x4_t table_of_64(const uint8_t *p) { return {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}}; }
+KBIT_INLINE uint8x16x4_t table_of_64(const uint8_t *p) {
+  return {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
+}
 template <int K>
 struct Table {  // K <= 4
   uint8x16_t v;
@@ -159,7 +164,8 @@ KBIT_INLINE Ints dot8(Ints acc, Get get, const int8_t *x) {
   const int8x16_t t[2] = {vld1q_s8(x), vld1q_s8(x + 16)};
   each<8>([&](auto g) KBIT_LAMBDA {
     const Bytes w = get(g);
-    acc = four_of<Ints>([&](int i) KBIT_LAMBDA { return vdotq_laneq_s32(acc.v[i], vreinterpretq_s8_u8(w.v[i]), t[g / 4], g % 4); });
+    acc =
+        four_of<Ints>([&](int i) KBIT_LAMBDA { return vdotq_laneq_s32(acc.v[i], vreinterpretq_s8_u8(w.v[i]), t[g / 4], g % 4); });
   });
   return acc;
 }
@@ -199,8 +205,8 @@ KBIT_INLINE Ints dot8(Ints acc, Get get, const int8_t *x) {
 #endif
 
 // ---- integers
-#define KBIT_FOUR(type, name, word) \
-  KBIT_INLINE type name(type a, type b) { \
+#define KBIT_FOUR(type, name, word)                                                \
+  KBIT_INLINE type name(type a, type b) {                                          \
     return four_of<type>([&](int i) KBIT_LAMBDA { return word(a.v[i], b.v[i]); }); \
   }
 KBIT_FOUR(Ints, operator+, vaddq_s32)
@@ -219,7 +225,8 @@ KBIT_INLINE Ints nearest(Floats f) {
   return four_of<Ints>([&](int i) KBIT_LAMBDA { return vcvtnq_s32_f32(f.v[i]); });
 }
 KBIT_INLINE void store_int8(int8_t *p, Ints v) {
-  const int16x8_t low = vcombine_s16(vmovn_s32(v.v[0]), vmovn_s32(v.v[1])), high = vcombine_s16(vmovn_s32(v.v[2]), vmovn_s32(v.v[3]));
+  const int16x8_t low = vcombine_s16(vmovn_s32(v.v[0]), vmovn_s32(v.v[1])),
+                  high = vcombine_s16(vmovn_s32(v.v[2]), vmovn_s32(v.v[3]));
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
 KBIT_INLINE Ints load_planes(const uint8_t *p, int k) {
@@ -264,11 +271,12 @@ KBIT_INLINE float sum(Floats f) {
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
-KBIT_INLINE float largest(Floats f) { return vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(f.v[0], f.v[1]), vmaxnmq_f32(f.v[2], f.v[3]))); }
+KBIT_INLINE float largest(Floats f) {
+  return vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(f.v[0], f.v[1]), vmaxnmq_f32(f.v[2], f.v[3])));
+}
 KBIT_INLINE Floats power_of_two(Ints n) {
-  return four_of<Floats>([&](int i) KBIT_LAMBDA {
-    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], vdupq_n_s32(127)), 23));
-  });
+  return four_of<Floats>([&](int i)
+                             KBIT_LAMBDA { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], vdupq_n_s32(127)), 23)); });
 }
 KBIT_INLINE Floats halves_to_floats(uint16x8_t low, uint16x8_t high) {
   const float16x8_t l = vreinterpretq_f16_u16(low), h = vreinterpretq_f16_u16(high);

@@ -97,7 +97,8 @@ KBIT_INLINE void attend_rows(const Attention &a, const float *const *q, const in
       const Floats s = score[i] * broadcast(a.scale);
       store_floats(a.scores + i * a.stride + p, s);
       if (p + 16 <= lengths[i]) most[i] = max(most[i], s);
-      else for (int64_t j = p; j < lengths[i]; ++j) most[i] = max(most[i], broadcast(a.scores[i * a.stride + j]));
+      else
+        for (int64_t j = p; j < lengths[i]; ++j) most[i] = max(most[i], broadcast(a.scores[i * a.stride + j]));
     });
   }
   float inverse[ROWS];
@@ -108,7 +109,9 @@ KBIT_INLINE void attend_rows(const Attention &a, const float *const *q, const in
     for (int64_t p = 0; p < longest; p += 16) {
       const int64_t seen = lengths[i] - p;
       store_floats(weights + p, exponential(load_floats(weights + p) - highest));
-      const Floats e = seen >= 16 ? load_floats(weights + p) : seen > 0 ? load_some(weights + p, static_cast<int>(seen)) : broadcast(0.0f);
+      const Floats e = seen >= 16 ? load_floats(weights + p)
+                       : seen > 0 ? load_some(weights + p, static_cast<int>(seen))
+                                  : broadcast(0.0f);
       store_floats(weights + p, e);
       total = total + e;
     }

@@ -37,7 +37,8 @@ class Pool {
  public:
   // Runs `job` on the caller and up to `helpers` threads.
   void run(const Job &job, int helpers) {
-    while (static_cast<int>(threads_.size()) < helpers) threads_.emplace_back([this, i = static_cast<int>(threads_.size())] { serve(i); });
+    while (static_cast<int>(threads_.size()) < helpers)
+      threads_.emplace_back([this, i = static_cast<int>(threads_.size())] { serve(i); });
     job_ = job;
     helpers_ = helpers;
     next_.store(0, std::memory_order_relaxed);

@@ -22,9 +22,7 @@ KBIT_INLINE Coding coding_of(const kbit_matrix &m) {
 }
 
 // Bits of a byte that meets x; 8 means a wide byte.
-constexpr int bits_of(int k, Coding coding) {
-  return coding == kTernary || coding == kDoubled ? 2 : coding == kLinear ? k : 8;
-}
+constexpr int bits_of(int k, Coding coding) { return coding == kTernary || coding == kDoubled ? 2 : coding == kLinear ? k : 8; }
 
 // What a byte carries on top of its level: level = byte - carried.
 KBIT_INLINE int32_t carried(const kbit_matrix &m) {
@@ -38,7 +36,7 @@ KBIT_INLINE int32_t carried(const kbit_matrix &m) {
 template <int K, int G, int TO = 0>
 KBIT_INLINE Bytes codes_of(const uint8_t *unit) {
   constexpr int kWidth = K >= 8 ? 8 : K >= 4 ? 4 : K >= 2 ? 2 : 1, kPerByte = 8 / kWidth;
-  const Bytes low = field<kWidth * (G % kPerByte), kWidth, TO>(load_bytes(unit + 64 * (G / kPerByte)));
+  const Bytes low = field<kWidth *(G % kPerByte), kWidth, TO>(load_bytes(unit + 64 * (G / kPerByte)));
   if constexpr (K == kWidth) return low;
   else return low | codes_of<K - kWidth, G, TO + kWidth>(unit + 64 * kWidth);
 }
@@ -71,8 +69,15 @@ struct Decoder<K, kTable8> {
   Table<K> table;
   explicit KBIT_INLINE Decoder(const kbit_matrix &m) : table(Levels<K, 0>(m).wide) {}
   template <int G>
-  KBIT_INLINE Bytes get(const uint8_t *unit) const { return table(codes_of<K, G>(unit)); }
+  KBIT_INLINE Bytes get(const uint8_t *unit) const {
+    return table(codes_of<K, G>(unit));
+  }
 };
+
+// Weights that a single row of x meets are read once: memory is the limit, and its pages the obstacle, at whose ends the
+// machine's own prefetching stops. Bytes that the kernel meets four pages later are asked for now, into the level-2 cache. On Zen
+// 4 that makes k = 3 and 7 a third faster; k = 8, whose bytes are met as fast as memory gives them, gains nothing.
+constexpr int64_t kAhead = 16384;
 
 // ---- scales
 KBIT_INLINE Floats scales_at(const View &w, int64_t tile, int64_t block) {
@@ -91,7 +96,11 @@ KBIT_INLINE Floats scales_at(const View &w, int64_t tile, int64_t block) {
     for (int i = 0; i < kRows; ++i) halves[i] = m.second_scale[0];
     return load_uint8(bytes) * load_halves(halves) / broadcast(255.0f);
   }
-  if (m.scales == KBIT_F16) return load_halves(static_cast<const uint16_t *>(m.scale) + at);
+  if (m.scales == KBIT_F16) {
+    const uint16_t *halves = static_cast<const uint16_t *>(m.scale) + at;
+    __builtin_prefetch(halves + kAhead / 8, 0, 2);
+    return load_halves(halves);
+  }
   const uint8_t *codes = static_cast<const uint8_t *>(m.scale) + at;
   if (m.scales == KBIT_E8M0) return load_e8m0(codes);
   if (m.scales == KBIT_E4M3) return load_e4m3(codes) * broadcast(m.tensor_scale);
@@ -116,6 +125,11 @@ KBIT_INLINE void finish(const View &w, int64_t tile, const float *kept, Floats a
   const int64_t rows = w.rows_of(tile);
   if (rows == kRows) store_floats(y + tile * kRows, acc);
   else store_some(y + tile * kRows, acc, static_cast<int>(rows));
+}
+
+template <int BYTES>
+KBIT_INLINE void ask_ahead(const uint8_t *p) {
+  each<BYTES / 64>([&](auto i) KBIT_LAMBDA { __builtin_prefetch(p + kAhead + 64 * i, 0, 2); });
 }
 
 // ---- one row of x, int8
@@ -143,15 +157,17 @@ void row_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_en
       Ints even = broadcast(a.start[s]), odd = broadcast(0);
       int64_t left = segment.column_end - segment.column;
       for (; left > kUnit; left -= 2 * kUnit, unit += 2 * 64 * K, q += 2 * kUnit) {
+        if constexpr (K < 8) ask_ahead<2 * 64 * K>(unit);
         even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
         odd = dot8<kBits>(odd, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit + 64 * K); }, q + kUnit);
       }
       if (left > 0) {
+        if constexpr (K < 8) ask_ahead<64 * K>(unit);
         even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
         unit += 64 * K;
         q += kUnit;
       }
-      acc = add_segment(w, tile, segment.block, even + odd, a.sum[s], a.scale[s], a.shifted.empty() ? 0 : a.shifted[s], acc);
+      acc = add_segment(w, tile, segment.block, even + odd, a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
     }
     finish(w, tile, a.kept.data(), acc, y);
   }
@@ -169,6 +185,7 @@ void row_int16_levels(const View &w, const Activations &a, int64_t tile, int64_t
       const Segment &segment = w.segments[s];
       Ints lows = broadcast(a.start[s]), highs = lows;
       for (int64_t left = segment.column_end - segment.column; left > 0; left -= kUnit, unit += 64 * K, q += kUnit) {
+        ask_ahead<64 * K>(unit);
         each<8>([&](auto g) KBIT_LAMBDA {
           const Bytes codes = codes_of<K, g>(unit);
           lows = dot<8>(lows, low(codes), q + kGroup * g);
@@ -176,7 +193,7 @@ void row_int16_levels(const View &w, const Activations &a, int64_t tile, int64_t
         });
       }
       const Ints isum = times_256(highs) + lows;
-      acc = add_segment(w, tile, segment.block, isum, a.sum[s], a.scale[s], a.shifted.empty() ? 0 : a.shifted[s], acc);
+      acc = add_segment(w, tile, segment.block, isum, a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
     }
     finish(w, tile, a.kept.data(), acc, y);
   }
@@ -218,17 +235,15 @@ void unpack_units(const View &w, int64_t tile, int64_t unit, int64_t unit_end, u
 // Ternary: a vector holds five groups; the bytes of a row that fill no vector lie row after row, five columns each.
 inline void unpack_ternary(const View &w, int64_t tile, int64_t unit, int64_t unit_end, uint8_t *out) {
   const uint8_t *codes = w.m.codes + tile * w.tile_bytes;
-  const int64_t row_bytes = w.tile_bytes / kRows, vectors = row_bytes / kGroup;
+  const int64_t row_bytes = w.tile_bytes / kRows, vectors = row_bytes / kGroup, group_end = unit_end * 8;
   int64_t group = unit * 8;
-  const int64_t group_end = unit_end * 8;
-  for (; group < group_end && group / 5 < vectors; out += 64, ++group) {
-    const Bytes packed = load_bytes(codes + 64 * (group / 5));
-    switch (group % 5) {
-      case 0: store_bytes(out, ternary_digit<0>(packed)); break;
-      case 1: store_bytes(out, ternary_digit<1>(packed)); break;
-      case 2: store_bytes(out, ternary_digit<2>(packed)); break;
-      case 3: store_bytes(out, ternary_digit<3>(packed)); break;
-      default: store_bytes(out, ternary_digit<4>(packed));
+  while (group < group_end && group / 5 < vectors) {
+    Bytes packed = load_bytes(codes + 64 * (group / 5));
+    __builtin_prefetch(codes + 64 * (group / 5) + kAhead, 0, 2);
+    for (int64_t passed = group % 5; passed > 0; --passed) packed = triple(packed);
+    for (int64_t digits = 5 - group % 5; digits > 0 && group < group_end; --digits, ++group, out += 64) {
+      store_bytes(out, first_digit(packed));
+      packed = triple(packed);
     }
   }
   for (; group < group_end; out += 64, ++group)
@@ -252,7 +267,8 @@ constexpr ByK<Unpack> unpack_table(std::integer_sequence<int, K...>) {
 }
 using Ks = std::make_integer_sequence<int, 8>;
 inline Unpack unpack_of(const kbit_matrix &m, int part) {
-  static constexpr ByK<Unpack> linear = unpack_table<kLinear, 0>(Ks{}), low = unpack_table<kTable8, 0>(Ks{}), high = unpack_table<kTable16, 1>(Ks{});
+  static constexpr ByK<Unpack> linear = unpack_table<kLinear, 0>(Ks{}), low = unpack_table<kTable8, 0>(Ks{}),
+                               high = unpack_table<kTable16, 1>(Ks{});
   switch (coding_of(m)) {
     case kLinear: return linear.k[m.k];
     case kDoubled: return unpack_units<1, kDoubled, 0>;
@@ -267,11 +283,16 @@ constexpr int merged(int bits) { return kNarrowIsFaster ? bits : 8; }
 // acc[t] += the dot products of `steps` steps of a panel with those of T rows of q.
 template <int BITS, int T>
 KBIT_INLINE void dot_rows(Ints (&acc)[T], const uint8_t *panel, const int8_t *q, int64_t stride, int64_t steps) {
+  Ints odd[T];  // a second chain of sums where the rows are too few to overlap
+  if constexpr (T <= 2) each<T>([&](auto t) KBIT_LAMBDA { odd[t] = broadcast(0); });
   for (; steps >= 8; steps -= 8, panel += 512, q += kUnit) {
     if constexpr (kStepwise) {
       each<8>([&](auto g) KBIT_LAMBDA {
         const Bytes w = load_bytes(panel + 64 * g);
-        each<T>([&](auto t) KBIT_LAMBDA { acc[t] = dot<BITS>(acc[t], w, q + t * stride + kGroup * g); });
+        each<T>([&](auto t) KBIT_LAMBDA {
+          Ints &to = T <= 2 && g % 2 ? odd[t] : acc[t];
+          to = dot<BITS>(to, w, q + t * stride + kGroup * g);
+        });
       });
     } else {
       each<T>([&](auto t) KBIT_LAMBDA {
@@ -283,6 +304,7 @@ KBIT_INLINE void dot_rows(Ints (&acc)[T], const uint8_t *panel, const int8_t *q,
     const Bytes w = load_bytes(panel);
     each<T>([&](auto t) KBIT_LAMBDA { acc[t] = dot<BITS>(acc[t], w, q + t * stride); });
   }
+  if constexpr (T <= 2) each<T>([&](auto t) KBIT_LAMBDA { acc[t] = acc[t] + odd[t]; });
 }
 
 // T rows of x, from row i, over the segments of a chunk; acc (T, 16) goes on from chunk to chunk.
@@ -326,7 +348,8 @@ void panel_all_rows(const View &w, const Activations &a, const Chunk &chunk, con
                     const uint8_t *high_panel, int64_t i, int64_t i_end, float *acc) {
   for (; i_end - i >= T; i += T, acc += kRows * T) panel_rows<BITS, TWO, T>(w, a, chunk, scales, panel, high_panel, i, acc);
   if constexpr (T > 1)
-    if (i < i_end) panel_all_rows<BITS, TWO, (T > 8 ? 8 : T > 4 ? 4 : T / 2)>(w, a, chunk, scales, panel, high_panel, i, i_end, acc);
+    if (i < i_end)
+      panel_all_rows<BITS, TWO, (T > 8 ? 8 : T > 4 ? 4 : T / 2)>(w, a, chunk, scales, panel, high_panel, i, i_end, acc);
 }
 
 inline void load_chunk_scales(const View &w, int64_t tile, const Chunk &chunk, bool with_step, ChunkScales &out) {
@@ -375,7 +398,8 @@ inline void panel_int8(const View &w, const Activations &a, int64_t tile, int64_
         const uint8_t *high_panel = two ? make_panel(w, t, chunk, high, units[1], steps[1]) : nullptr;
         if (two) panel_all_rows<8, true>(w, a, chunk, scales, panel, high_panel, first, end, acc);
         else if (wide) panel_all_rows<8, false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
-        else if (w.m.k <= 4 || coding == kTernary) panel_all_rows<merged(4), false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
+        else if (w.m.k <= 4 || coding == kTernary)
+          panel_all_rows<merged(4), false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
         else if (w.m.k <= 6) panel_all_rows<merged(6), false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
         else panel_all_rows<merged(7), false>(w, a, chunk, scales, panel, nullptr, first, end, acc);
         s = chunk.segment_end;
@@ -386,6 +410,43 @@ inline void panel_int8(const View &w, const Activations &a, int64_t tile, int64_
   }
 }
 
+// One row of x and ternary codes: a vector's digits leave it one after another, and multiply as they come.
+inline void row_ternary(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y) {
+  const int64_t vectors = w.tile_bytes / kRows / kGroup;
+  for (; tile < tile_end; ++tile) {
+    const uint8_t *codes = w.m.codes + tile * w.tile_bytes;
+    const int8_t *q = a.q.data();
+    Floats acc = broadcast(0.0f);
+    Bytes packed{};
+    int64_t unit = 0, vector = 0;
+    int left = 0;  // digits of `packed`
+    for (size_t s = 0; s < w.segments.size(); ++s) {
+      const Segment &segment = w.segments[s];
+      Ints sums[2] = {broadcast(a.start[s]), broadcast(0)};
+      for (; unit * kUnit < segment.column_end; ++unit, q += kUnit) {
+        if ((8 * unit + 7) / 5 < vectors) {
+          each<8>([&](auto g) KBIT_LAMBDA {
+            if (left == 0) {
+              packed = load_bytes(codes + 64 * vector++);
+              __builtin_prefetch(codes + 64 * vector + kAhead, 0, 2);
+              left = 5;
+            }
+            sums[g % 2] = dot<2>(sums[g % 2], first_digit(packed), q + kGroup * g);
+            packed = triple(packed);
+            --left;
+          });
+        } else {  // the last columns of a row, where they fill no vector
+          uint8_t bytes[512];
+          unpack_ternary(w, tile, unit, unit + 1, bytes);
+          sums[0] = dot8<2>(sums[0], [&](auto g) KBIT_LAMBDA { return load_bytes(bytes + 64 * g); }, q);
+        }
+      }
+      acc = add_segment(w, tile, segment.block, sums[0] + sums[1], a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
+    }
+    finish(w, tile, a.kept.data(), acc, y);
+  }
+}
+
 using RowProduct = void (*)(const View &, const Activations &, int64_t tile, int64_t tile_end, float *y);
 template <Coding C, int... K>
 constexpr ByK<RowProduct> row_table(std::integer_sequence<int, K...>) {
@@ -393,12 +454,14 @@ constexpr ByK<RowProduct> row_table(std::integer_sequence<int, K...>) {
   else return {{nullptr, row_int8<K + 1, C>...}};
 }
 inline void product_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y, int64_t y_stride) {
-  static constexpr ByK<RowProduct> linear = row_table<kLinear>(Ks{}), narrow = row_table<kTable8>(Ks{}), wide = row_table<kTable16>(Ks{});
+  static constexpr ByK<RowProduct> linear = row_table<kLinear>(Ks{}), narrow = row_table<kTable8>(Ks{}),
+                                   wide = row_table<kTable16>(Ks{});
   const Coding coding = coding_of(w.m);
-  if (a.n > 1 || !w.by_units || coding == kTernary) return panel_int8(w, a, tile, tile_end, y, y_stride);
+  if (a.n > 1 || !w.by_units) return panel_int8(w, a, tile, tile_end, y, y_stride);
   switch (coding) {
     case kLinear: return linear.k[w.m.k](w, a, tile, tile_end, y);
     case kDoubled: return row_int8<1, kDoubled>(w, a, tile, tile_end, y);
+    case kTernary: return row_ternary(w, a, tile, tile_end, y);
     case kTable8: return narrow.k[w.m.k](w, a, tile, tile_end, y);
     default: return wide.k[w.m.k](w, a, tile, tile_end, y);
   }

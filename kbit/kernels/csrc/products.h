@@ -1,4 +1,5 @@
-// Products of one x with several matrices: x is prepared once where they agree on how, and all their tiles are shared out at once.
+// Products of one x with several matrices: x is prepared once where they agree on how, and all their tiles are shared out at
+// once.
 #pragma once
 
 #include "view.h"

@@ -10,9 +10,9 @@ namespace kbit {
 
 constexpr int64_t pad(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
 
-constexpr int kGroup = 4;                                           // columns that one dot product takes
+constexpr int kGroup = 4;  // columns that one dot product takes
 constexpr int kUnit = KBIT_UNIT_COLUMNS, kRows = KBIT_TILE_ROWS;
-constexpr int64_t kPanelSteps = 256;                                // of 64 bytes: a panel of 16 KiB, half a level-1 cache
+constexpr int64_t kPanelSteps = 256;  // of 64 bytes: a panel of 16 KiB, half a level-1 cache
 
 // Columns that share one scale of x and of w. `step` counts groups of four columns; a group that two segments share counts in
 // each, with the other's x set to 0.
@@ -43,13 +43,13 @@ struct View {
 // Rows of x, prepared: int8 codes by step for KBIT_INT8, floats by column for KBIT_EXACT. All rows have the strides below.
 struct Activations {
   int64_t n = 0;
-  std::vector<int8_t> q;        // (n, q_stride): by step
-  std::vector<float> scale;     // (n, segments)
-  std::vector<int32_t> sum;     // (n, segments): of q
-  std::vector<int32_t> start;   // (n, segments): where integer sums start, so that what bytes carry beside their level cancels
-  std::vector<float> shifted;   // (n, segments): what a minimum or mean is multiplied with
-  std::vector<float> x;         // (n, x_stride): coded columns alone
-  std::vector<float> kept;      // (n, n_kept)
+  std::vector<int8_t> q;       // (n, q_stride): by step
+  std::vector<float> scale;    // (n, segments)
+  std::vector<int32_t> sum;    // (n, segments): of q
+  std::vector<int32_t> start;  // (n, segments): where integer sums start, so that what bytes carry beside their level cancels
+  std::vector<float> shifted;  // (n, segments): what a minimum or mean is multiplied with
+  std::vector<float> x;        // (n, x_stride): coded columns alone
+  std::vector<float> kept;     // (n, n_kept)
 };
 
 // Keys and values of one head, of all positions so far. Keys lie in tiles of 16 positions, (tiles, head, 16), so that a tile's
