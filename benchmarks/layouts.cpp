@@ -2,10 +2,11 @@
 // stream (code j of a row in its bits j*k .. j*k + k - 1), unpacked by the fastest way that a CPU has for it: one vpermb and one
 // vpmultishiftqb for 64 codes of any k (AVX-512 VBMI). Linear codes, blocks of 64, a scale of 16 bits to a block.
 //
+//   cmake -S kbit/kernels/csrc -B build/layouts -DKBIT_PYTHON=OFF && cmake --build build/layouts
 //   g++ -O2 -std=c++17 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mf16c -mfma -I kbit/kernels/csrc \
 //       benchmarks/layouts.cpp build/layouts/libkbit_kernels.a -lpthread -o build/layouts/layouts && build/layouts/layouts
 //
-// `make layouts` does both. The stream's sums are kept in 16 lanes to the end of a row, which is cheaper than the tiles' order of
+// The stream's sums are kept in 16 lanes to the end of a row, which is cheaper than the tiles' order of
 // additions and depends on the width of a register; it is here to be compared in speed alone.
 #include <immintrin.h>
 
