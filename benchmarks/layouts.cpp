@@ -28,7 +28,8 @@ constexpr int kRounds = 60;
 
 // y = w x: codes (kOut, kIn * k / 8), scales (kOut, kBlocks) float16, x as int8 with a scale to a block.
 template <int K>
-void stream_product(const uint8_t *codes, const uint16_t *scales, const int8_t *x, const float *x_scale, const int32_t *x_sum, float *y) {
+void stream_product(const uint8_t *codes, const uint16_t *scales, const int8_t *x, const float *x_scale, const int32_t *x_sum,
+                    float *y) {
   alignas(64) uint8_t order[64], shifts[64];
   for (int i = 0; i < 64; ++i) {
     const int qword = i / 8, lane = i % 8;
@@ -98,7 +99,7 @@ int main() {
       reads.push_back(kbit_read_bandwidth(memory.data(), size_t{64} << 20, 1, 1));
     }
     const double a = median(tiles), b = median(stream);
-    std::printf("%d  %6.1f      %6.3f   %6.1f   %6.3f    %6.1f   %5.2f\n", k, median(reads) / 1e9, 1e3 * a, all / a / 1e9, 1e3 * b,
-                all / b / 1e9, b / a);
+    std::printf("%d  %6.1f      %6.3f   %6.1f   %6.3f    %6.1f   %5.2f\n", k, median(reads) / 1e9, 1e3 * a, all / a / 1e9,
+                1e3 * b, all / b / 1e9, b / a);
   }
 }

@@ -45,7 +45,7 @@ struct Isa {
   bool (*runs)();
 };
 const Isa kIsas[] = {
-    // best first
+// best first
 #if defined(__x86_64__)
     {&k_avx512_vnni, has_avx512_vnni},
     {&k_avx512, has_avx512},

@@ -44,7 +44,7 @@ KBIT_WORD Floats load_some(const float *p, int n) {
   Floats f{};
   std::memcpy(f.at, p, 4 * n);
   return f;
-}                                                                                      // the rest are 0
+}  // the rest are 0
 KBIT_WORD void store_some(float *p, Floats f, int n) { std::memcpy(p, f.at, 4 * n); }  // the first n <= 16
 KBIT_WORD Ints broadcast(int32_t i) {
   Ints v;
