@@ -17,7 +17,7 @@ from kbit.formats.codebooks import CODEBOOKS, affine_levels, float_values, table
 
 FLOATS = {"f32": 32, "f16": 16, "bf16": 16}  # kept as they are: bits of a weight
 AFFINES = ("asym", "min", "center")
-SCALES = ("s8", "e8m0", "e4m3")  # besides float16, which needs no word
+SCALES = ("s8", "i8", "e8m0", "e4m3")  # besides float16, which needs no word
 TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -26,9 +26,9 @@ class Format:
     """What the stored bits mean. Format.parse makes one, str prints it; two that print alike are equal.
 
     codebook: a word of CODEBOOKS, or f32, f16, bf16.  k: bits of a code.  granularity: what shares one scale.  block: weights of
-    a row. affine: None, or asym, min, center.  scales: f16, s8, e8m0 or e4m3.  kept_percent: input features that stay in 16 bits.
-    exponent, mantissa: the split of a float codebook.  table, table_hash: the name of a user's levels, and the hash of their
-    bytes.
+    a row. affine: None, or asym, min, center.  scales: f16, s8, i8, e8m0 or e4m3.  kept_percent: input features that stay in 16
+    bits. exponent, mantissa: the split of a float codebook.  table, table_hash: the name of a user's levels, and the hash of
+    their bytes.
     """
 
     codebook: str

@@ -98,6 +98,9 @@ def read_head(head: str) -> dict:
     return {"codebook": "fp", "k": k, "exponent": exponent, "mantissa": mantissa}
 
 
+SECOND_LEVELS = {"s8": "16 blocks", "i8": "all blocks"}
+
+
 def check_k(word: str, digits: str | None) -> int:
     """k as a number that the codebook exists for, or WrongPartError."""
     ks = CODEBOOKS[word].ks
@@ -130,9 +133,11 @@ def read_option(option: str, parts: dict) -> None:
         parts["affine"] = option
     elif option in SCALES:
         if "scales" in parts:
-            raise WrongPartError(f"{option} clashes with {parts['scales']}: at most one of s8, e8m0, e4m3. Perhaps")
-        if option == "s8" and parts["granularity"] != "block":
-            raise WrongPartError("s8 shares a second scale among 16 blocks of a row, so it needs blocks. Perhaps")
+            raise WrongPartError(f"{option} clashes with {parts['scales']}: at most one of s8, i8, e8m0, e4m3. Perhaps")
+        if option in SECOND_LEVELS and parts["granularity"] != "block":
+            raise WrongPartError(
+                f"{option} shares a second scale among {SECOND_LEVELS[option]} of a row, so it needs blocks. Perhaps"
+            )
         parts["scales"] = option
     elif re.fullmatch(r"o[0-9]+", option):
         if "kept_percent" in parts:
@@ -142,7 +147,7 @@ def read_option(option: str, parts: dict) -> None:
         parts["kept_percent"] = int(option[1:])
     else:
         raise WrongPartError(
-            f"'{option}' is not an option. Options are asym, min, center; s8, e8m0, e4m3; o1 to o{LARGEST_KEPT_PERCENT}. Perhaps"
+            f"'{option}' is not an option. Options are asym, min, center; s8, i8, e8m0, e4m3; o1 to o{LARGEST_KEPT_PERCENT}. Perhaps"
         )
 
 

@@ -1,4 +1,4 @@
-"""How scales are stored: float16, 8 bits with a second level (s8), powers of two (e8m0), 8-bit floats (e4m3)."""
+"""How scales are stored: float16, 8 bits with a second level (s8, i8), powers of two (e8m0), 8-bit floats (e4m3)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kbit.formats.storage import SCALES_PER_SECOND_LEVEL
+from kbit.formats.storage import SECOND_LEVELS
 
 FLOAT16_MAX = 65504.0
 E4M3_MAX = 448.0
@@ -27,7 +27,8 @@ def stored_scale(
 ) -> Tensor:
     """`scale` as it comes back from storage, float32 (n_out, n_blocks), never infinite; storing that again changes nothing.
 
-    f16: nearest. s8: code * second / 255, where second, a float16, is the largest scale of 16 blocks, whose code is 255.
+    f16: nearest. s8: code * second / 255, where second, a float16, is the largest scale of 16 blocks, whose code is 255. i8: the
+    same with one second for the row, so that a row is one sum of integers, times one number.
     e4m3: nearest e4m3 times `tensor_scale`. e8m0: the least power of two that is not below, so that nothing clips; with `ocp`,
     where levels are OCP element values up to `largest`, the rule of OCP MX v1.0, section 6.3, which may clip a little.
     """
@@ -56,7 +57,7 @@ def power_of_two(scale: Tensor, largest: float, *, ocp: bool) -> Tensor:
 
 def split_scale(scale: Tensor, storage: str, tensor_scale: Tensor | None = None) -> dict[str, Tensor]:
     """The stored tensors of a scale (n_out, n_blocks), by suffix: float16 for f16, uint8 codes for the others, the second level
-    of s8.
+    of s8 and i8.
 
     A scale that came from storage is split into the very numbers that it came from.
     """
@@ -69,7 +70,8 @@ def split_scale(scale: Tensor, storage: str, tensor_scale: Tensor | None = None)
         codes = (scale / tensor_scale).clamp(max=E4M3_MAX).to(torch.float8_e4m3fn).view(torch.uint8)
         return {"_scale": codes, "_tensor_scale": tensor_scale.reshape(1)}
     n_blocks = scale.shape[1]
-    groups = pad(scale, (0, -n_blocks % SCALES_PER_SECOND_LEVEL)).unflatten(1, (-1, SCALES_PER_SECOND_LEVEL))
+    together = SECOND_LEVELS[storage] or n_blocks
+    groups = pad(scale, (0, -n_blocks % together)).unflatten(1, (-1, together))
     largest = groups.amax(-1, keepdim=True)
     second = to_float16(largest)
     codes = (groups / torch.where(second > 0, second, torch.inf) * SECOND_LEVEL_STEPS).round().clamp(max=SECOND_LEVEL_STEPS)
@@ -86,7 +88,8 @@ def join_scale(parts: dict[str, Tensor], storage: str) -> Tensor:
         return torch.ldexp(torch.ones(codes.shape), codes.int() - E8M0_BIAS)
     if storage == "e4m3":
         return codes.view(torch.float8_e4m3fn).float() * parts["_tensor_scale"]
-    second = parts["_second_scale"].float().repeat_interleave(SCALES_PER_SECOND_LEVEL, 1)[:, : codes.shape[1]]
+    together = SECOND_LEVELS[storage] or codes.shape[1]
+    second = parts["_second_scale"].float().repeat_interleave(together, 1)[:, : codes.shape[1]]
     return codes.float() * second / SECOND_LEVEL_STEPS
 
 

@@ -13,12 +13,17 @@ TILE_ROWS = 16  # rows of a tile: one AVX-512 register of floats, two AVX2, four
 CODE_COLUMNS = 32  # codes of a row pad to this many, so that a plane of one bit is whole words
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 CODES_PER_BYTE_TERNARY = 5  # 3^5 = 243 <= 256
-SCALES_PER_SECOND_LEVEL = 16  # blocks of a row that share one float16 under -s8
+SECOND_LEVELS = {"s8": 16, "i8": None}  # blocks of a row that share one float16; None: all
 
 
 def pad(size: int, multiple: int) -> int:
     """The least multiple of `multiple` that is not below `size`."""
     return -(-size // multiple) * multiple
+
+
+def second_scales(scales: str, n_blocks: int) -> int:
+    """Scales of the second level that a row of `n_blocks` blocks has."""
+    return -(-n_blocks // (SECOND_LEVELS[scales] or n_blocks))
 
 
 def row_bytes(fmt: Format, n_coded: int) -> int:
@@ -45,8 +50,8 @@ def stored_parts(fmt: Format, shape: tuple[int, int]) -> dict[str, int]:
     n_blocks = fmt.n_blocks(n_in - n_kept)
     n_scales = 1 if fmt.granularity == "tensor" else rows * n_blocks
     parts = {"": rows * row_bytes(fmt, n_in - n_kept), "_scale": n_scales * (2 if fmt.scales == "f16" else 1)}
-    if fmt.scales == "s8":
-        parts["_second_scale"] = 2 * rows * -(-n_blocks // SCALES_PER_SECOND_LEVEL)
+    if fmt.scales in SECOND_LEVELS:
+        parts["_second_scale"] = 2 * rows * second_scales(fmt.scales, n_blocks)
     if fmt.scales == "e4m3":
         parts["_tensor_scale"] = 4
     if fmt.affine == "asym":

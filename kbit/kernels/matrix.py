@@ -10,7 +10,7 @@ from kbit.kernels import _native
 from kbit.kernels.machine import follow_environment, follow_threads
 
 CODINGS = {"linear": 0, "table": 1, "ternary": 2}
-SCALES = {"f16": 0, "s8": 1, "e8m0": 2, "e4m3": 3}
+SCALES = {"f16": 0, "s8": 1, "e8m0": 2, "e4m3": 3, "i8": 4}
 
 
 class Matrix:
@@ -19,7 +19,7 @@ class Matrix:
     n_kept of the columns stay in float16, the others are coded with k bits; `block` of them share a scale, by default all.
     coding: "linear", level = first + rise * code, or code - zero; "table" and "ternary", level = integer_levels[code] * step.
     levels: float32 (2^k,), the level of each code; integer_levels: int16 (2^k,), of which `integer_bits` (8 or 16) are needed.
-    scales: "f16", "s8" (with second_scale), "e8m0" or "e4m3" (with tensor_scale). per_tensor: one scale serves the matrix.
+    scales: "f16", "s8" or "i8" (with second_scale), "e8m0" or "e4m3" (with tensor_scale). per_tensor: one scale serves the matrix.
     codes, scale, second_scale, zero, shift (a minimum or mean), kept_columns, kept_weight: the stored parts, 1-D, as
     docs/formats.md describes them, each padded to 64 bytes. They are read where they lie, and kept alive.
 

@@ -103,6 +103,6 @@ def _finite(values: Tensor, scales: str, tensor_scale: Tensor | None) -> bool:
     if scales == "e8m0":
         return bool((values != E8M0_NAN).all())
     if tensor_scale is None:
-        return True  # s8: 255ths of the second level
+        return True  # s8, i8: 255ths of the second level
     largest = (values & E4M3_NAN).max()  # the bits of e4m3 ascend as its values do
     return int(largest) != E4M3_NAN and bool((largest.view(torch.float8_e4m3fn).float() * tensor_scale[0]).isfinite())

@@ -17,7 +17,7 @@ from kbit.errors import CheckpointError, FormatError
 from kbit.formats.encoded import Encoded
 from kbit.formats.format import Format, with_table
 from kbit.formats.scales import join_scale, split_scale
-from kbit.formats.storage import CODE_COLUMNS, SCALES_PER_SECOND_LEVEL, TILE_ROWS, pad, row_bytes
+from kbit.formats.storage import CODE_COLUMNS, SECOND_LEVELS, TILE_ROWS, pad, row_bytes, second_scales
 from kbit.kernels import Matrix
 from kbit.packed import native
 from kbit.packed.native import AGAIN
@@ -188,8 +188,8 @@ class PackedTensor:
         stored = self._parts
         fields: dict[str, Tensor] = {}
         split = {"_scale": from_tiles(stored["_scale"], rows, blocks)}
-        if fmt.scales == "s8":
-            split["_second_scale"] = from_tiles(stored["_second_scale"], rows, -(-blocks // SCALES_PER_SECOND_LEVEL))
+        if fmt.scales in SECOND_LEVELS:
+            split["_second_scale"] = from_tiles(stored["_second_scale"], rows, second_scales(fmt.scales, blocks))
         if fmt.scales == "e4m3":
             fields["tensor_scale"] = split["_tensor_scale"] = stored["_tensor_scale"][0].clone()
         fields["scale"] = join_scale(split, fmt.scales)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kbit.formats.format import Format
-from kbit.formats.storage import CODE_COLUMNS, CODES_PER_BYTE_TERNARY, SCALES_PER_SECOND_LEVEL, TILE_ROWS, pad, row_bytes
+from kbit.formats.storage import CODE_COLUMNS, CODES_PER_BYTE_TERNARY, SECOND_LEVELS, TILE_ROWS, pad, row_bytes, second_scales
 from kbit.packed.planes import pack_planes
 from kbit.packed.ternary import pack_ternary
 from kbit.packed.tiles import to_tiles, zeros_to_tiles
@@ -30,7 +30,9 @@ def upgraded(fmt: Format, shape: tuple[int, int], parts: dict[str, Tensor]) -> d
     n_out, n_in = shape
     n_kept = fmt.n_kept(n_in)
     n_blocks = fmt.n_blocks(n_in - n_kept)
-    columns = {"_kept_weight": n_kept, "_second_scale": -(-n_blocks // SCALES_PER_SECOND_LEVEL)}
+    columns = {"_kept_weight": n_kept}
+    if fmt.scales in SECOND_LEVELS:
+        columns["_second_scale"] = second_scales(fmt.scales, n_blocks)
     if fmt.granularity != "tensor":  # one number has no order
         columns |= {"_scale": n_blocks, "_min": n_blocks, "_mean": n_blocks}
     changed = {

@@ -29,7 +29,7 @@ def test_it_exists_for_every_k_that_it_lists_and_no_other(name):
 
 
 @pytest.mark.parametrize(("name", "head"), FIXED)
-@pytest.mark.parametrize("option", ["", "-s8", "-e8m0", "-e4m3", "-center"])
+@pytest.mark.parametrize("option", ["", "-s8", "-i8", "-e8m0", "-e4m3", "-center"])
 def test_levels_are_float32_ascending_and_fit_k_bits(name, head, option):
     fmt = parse(f"{head}-b64{option}")
     levels = fmt.levels()

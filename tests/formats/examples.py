@@ -40,6 +40,8 @@ VARIED = [  # every granularity and option, alone and together
     "binary-row-center",
     "nf4-b64-center",
     "nf4-b64-s8",
+    "int4-b64-i8",
+    "int3-b4-asym-i8",
     "int4-b4-asym-s8",
     "int2-b8-min-s8",
     "mxfp4",

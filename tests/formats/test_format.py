@@ -58,15 +58,16 @@ def test_what_is_read_is_printed_in_one_way(text, printed):
         ("int4e2m1-b64", "only fp is split into exponent and mantissa, not int. Write int4-b64."),
         ("nf4-b0", "a block of 0 is not to be had: blocks are b1 to b65536. Perhaps nf4-b64."),
         ("nf4-b65537", "a block of 65537 is not to be had: blocks are b1 to b65536. Perhaps nf4-b65536."),
-        ("int4-b64-s8-e8m0", "e8m0 clashes with s8: at most one of s8, e8m0, e4m3. Perhaps int4-b64-s8."),
+        ("int4-b64-s8-e8m0", "e8m0 clashes with s8: at most one of s8, i8, e8m0, e4m3. Perhaps int4-b64-s8."),
         ("int4-b64-asym-min", "min clashes with asym: at most one of asym, min, center. Perhaps int4-b64-asym."),
         ("nf4-b64-asym", "asym goes with int alone. Write nf4-b64."),
+        ("int4-row-i8", "i8 shares a second scale among all blocks of a row, so it needs blocks. Perhaps int4-row."),
         ("int4-row-s8", "s8 shares a second scale among 16 blocks of a row, so it needs blocks. Perhaps int4-row."),
         ("int4-b64-o2-o3", "o3 clashes with o2: at most one share of outliers. Perhaps int4-b64-o2."),
         ("int4-b64-o51", "51% of outliers is not to be had: o1 to o50. Perhaps int4-b64."),
         (
             "int4-b64-asymm",
-            "'asymm' is not an option. Options are asym, min, center; s8, e8m0, e4m3; o1 to o50. Perhaps int4-b64-asym.",
+            "'asymm' is not an option. Options are asym, min, center; s8, i8, e8m0, e4m3; o1 to o50. Perhaps int4-b64-asym.",
         ),
         ("bf16-b64", "bf16 keeps weights as they are and takes no '-b64'. Write bf16."),
         (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kbit.formats import join_scale, split_scale
 from kbit.formats.scales import power_of_two, stored_scale, tensor_scale_of
 
-STORAGES = ["f16", "s8", "e8m0", "e4m3"]
+STORAGES = ["f16", "s8", "i8", "e8m0", "e4m3"]
 POSITIVE = st.one_of(st.just(0.0), st.floats(2.0**-30, 2.0**17, width=32), st.floats(0, 2.0**127, width=32))
 
 
@@ -41,14 +41,22 @@ def test_usual_scales_are_near(storage, relative):
     assert ((stored - scale).abs() / scale).max() <= relative * 1.001
 
 
-def test_s8_is_off_by_at_most_half_of_a_255th_of_the_largest_of_16():
+@pytest.mark.parametrize(("storage", "together"), [("s8", 16), ("i8", 33)])
+def test_two_levels_are_off_by_at_most_half_of_a_255th_of_the_largest_that_shares(storage, together):
     scale = torch.rand(50, 33, generator=torch.Generator().manual_seed(0)) * 0.02
-    stored, _ = store(scale, "s8")
-    for start in range(0, 33, 16):
-        group = scale[:, start : start + 16]
+    stored, _ = store(scale, storage)
+    for start in range(0, 33, together):
+        group = scale[:, start : start + together]
         largest = group.amax(1, keepdim=True)
-        assert ((stored[:, start : start + 16] - group).abs() <= largest * (0.5 / 255 + 2**-11)).all()
-        assert torch.equal(stored[:, start : start + 16].amax(1, keepdim=True), largest.half().float())
+        assert ((stored[:, start : start + together] - group).abs() <= largest * (0.5 / 255 + 2**-11)).all()
+        assert torch.equal(stored[:, start : start + together].amax(1, keepdim=True), largest.half().float())
+
+
+def test_a_row_under_i8_is_whole_numbers_times_one():
+    stored, _ = store(torch.rand(5, 40, generator=torch.Generator().manual_seed(0)), "i8")
+    parts = split_scale(stored, "i8")
+    assert parts["_second_scale"].shape == (5, 1)
+    assert torch.equal(parts["_scale"].float() * parts["_second_scale"].float() / 255, stored)
 
 
 @given(st.floats(2.0**-126, 2.0**127, width=32))

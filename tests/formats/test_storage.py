@@ -25,6 +25,7 @@ from tests.formats.examples import ALL, parse
         ("int5-b32-asym", (64, 64), {"": 64 * 64 * 5 // 8, "_scale": 256, "_zero": 128}),  # 128 zeros of 5 bits are 80 bytes
         ("int4-b64-min", (64, 64), {"": 2048, "_scale": 128, "_min": 128}),
         ("nf4-b64-center", (64, 64), {"": 2048, "_scale": 128, "_mean": 128}),
+        ("nf4-b64-i8", (64, 64 * 17), {"": 64 * 64 * 17 // 2, "_scale": 64 * 17, "_second_scale": 128}),
         ("nf4-b64-s8", (64, 64 * 17), {"": 64 * 64 * 17 // 2, "_scale": 64 * 17, "_second_scale": 256}),
         ("mxfp4", (16, 128), {"": 1024, "_scale": 64}),
         ("nvfp4", (16, 128), {"": 1024, "_scale": 128, "_tensor_scale": 64}),
@@ -50,7 +51,13 @@ def test_no_part_is_smaller_than_its_numbers_and_none_wastes_more_than_padding(t
     fmt = parse(text)
     kept = fmt.n_kept(n_in)
     assert 0 <= kept < n_in
-    scale_bits = {"f16": 16, "s8": 8 + 16 / min(16, fmt.n_blocks(n_in - kept)), "e8m0": 8, "e4m3": 8}[fmt.scales]
+    scale_bits = {
+        "f16": 16,
+        "s8": 8 + 16 / min(16, fmt.n_blocks(n_in - kept)),
+        "i8": 8 + 16 / fmt.n_blocks(n_in - kept),
+        "e8m0": 8,
+        "e4m3": 8,
+    }[fmt.scales]
     scale_bits += {None: 0, "asym": fmt.k, "min": 16, "center": 16}[fmt.affine]
     scales = 1 if fmt.granularity == "tensor" else n_out * fmt.n_blocks(n_in - kept)
     least = math.floor(n_out * (n_in - kept) * fmt.code_bits + scales * scale_bits + n_out * kept * 16)

@@ -17,7 +17,7 @@ def measured_mse(text: str, w: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    "text", ["int3-b64", "int4-b64", "int8-row", "int4-tensor", "int4-b64-s8", "int4-b32-asym", "int4-b64-min"]
+    "text", ["int3-b64", "int4-b64", "int8-row", "int4-tensor", "int4-b64-s8", "int4-b64-i8", "int4-b32-asym", "int4-b64-min"]
 )
 def test_even_steps_are_off_by_a_twelfth_of_their_square(text):
     w = weights(8, 640)

@@ -110,8 +110,9 @@ def check(packed: PackedTensor, e: Encoded) -> None:
         assert torch.equal(parts["_tensor_scale"][0], e.tensor_scale)
         assert torch.equal(scale.to(torch.uint8).view(torch.float8_e4m3fn).float() * e.tensor_scale, e.scale)
     else:
-        second = numbers("_second_scale", (n_blocks + 15) // 16).float()
-        shared = torch.stack([second[:, block // 16] for block in range(n_blocks)], dim=1)
+        together = 16 if fmt.scales == "s8" else n_blocks
+        second = numbers("_second_scale", (n_blocks + together - 1) // together).float()
+        shared = torch.stack([second[:, block // together] for block in range(n_blocks)], dim=1)
         assert torch.equal(scale.float() * shared / 255, e.scale)
     for suffix, values in (("_min", e.minimum), ("_mean", e.mean)):
         assert (suffix in parts) == (values is not None)

@@ -18,7 +18,7 @@ HEADS = [
 ]
 GRANULARITIES = ["tensor", "row", "b16", "b40", "b64"]
 AFFINES = ["", "-asym", "-min", "-center"]
-SCALES = ["", "-s8", "-e8m0", "-e4m3"]
+SCALES = ["", "-s8", "-i8", "-e8m0", "-e4m3"]
 KEPT = ["", "-o3"]
 
 

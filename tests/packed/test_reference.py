@@ -22,6 +22,7 @@ from tests.packed.formats import SOME, encoded, formats
 VARIED = [
     "int8-row-asym",
     "int8-b16-s8",
+    "int4-b40-i8",
     "int1-b40-min",
     "int4-tensor-asym",
     "int4-tensor-min",

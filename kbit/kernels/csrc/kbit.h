@@ -16,7 +16,7 @@ extern "C" {
 enum { KBIT_TILE_ROWS = 16, KBIT_UNIT_COLUMNS = 32, KBIT_SEGMENT = 128, KBIT_SECOND_LEVEL = 16 };
 
 enum kbit_coding { KBIT_LINEAR = 0, KBIT_TABLE = 1, KBIT_TERNARY = 2 };
-enum kbit_scales { KBIT_F16 = 0, KBIT_S8 = 1, KBIT_E8M0 = 2, KBIT_E4M3 = 3 };
+enum kbit_scales { KBIT_F16 = 0, KBIT_S8 = 1, KBIT_E8M0 = 2, KBIT_E4M3 = 3, KBIT_I8 = 4 };
 enum kbit_compute { KBIT_EXACT = 0, KBIT_INT8 = 1 };
 
 /* A packed matrix w (n_out, n_in). Pointers may be NULL where the format has no such part. */
@@ -35,7 +35,7 @@ typedef struct kbit_matrix {
   float tensor_scale; /* of KBIT_E4M3 */
   const uint8_t *codes;
   const void *scale;             /* uint16 bits of float16, or uint8 */
-  const uint16_t *second_scale;  /* float16, of KBIT_S8 */
+  const uint16_t *second_scale;  /* float16, of KBIT_S8 (16 blocks share one) and KBIT_I8 (a row does) */
   const uint8_t *zero;           /* bit planes of zero points */
   const uint16_t *shift;         /* float16 minimum or mean */
   const float *levels;           /* 2^k floats, the last repeated; for every coding */

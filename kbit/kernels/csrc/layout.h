@@ -29,7 +29,7 @@ inline std::string fault_of(const kbit_matrix &m) {
   check("block", m.block, 1, INT64_MAX);
   check("k", m.k, 1, 8);
   check("coding", m.coding, KBIT_LINEAR, KBIT_TERNARY);
-  check("scales", m.scales, KBIT_F16, KBIT_E4M3);
+  check("scales", m.scales, KBIT_F16, KBIT_I8);
   check("per_tensor", m.per_tensor, 0, 1);
   if (!fault.empty()) return fault;
   if (m.per_tensor) check("block of a matrix with one scale", m.block, m.n_in - m.n_kept, INT64_MAX);
@@ -55,6 +55,7 @@ inline PartBytes part_bytes(const kbit_matrix &m, bool has_zero, bool has_shift)
   bytes.codes = pad(m.coding == KBIT_TERNARY ? rows * ((columns + 4) / 5) : rows * columns / 8 * m.k, kLine);
   bytes.scale = pad(n_scales * (m.scales == KBIT_F16 ? 2 : 1), kLine);
   if (m.scales == KBIT_S8) bytes.second_scale = pad(2 * rows * ((blocks - 1) / KBIT_SECOND_LEVEL + 1), kLine);
+  if (m.scales == KBIT_I8) bytes.second_scale = pad(2 * rows, kLine);
   if (has_zero) bytes.zero = pad((n_scales * m.k + 7) / 8, kLine);
   if (has_shift) bytes.shift = pad(2 * n_scales, kLine);
   bytes.levels = 4 * (int64_t(1) << m.k);
