@@ -147,7 +147,8 @@ def read_option(option: str, parts: dict) -> None:
         parts["kept_percent"] = int(option[1:])
     else:
         raise WrongPartError(
-            f"'{option}' is not an option. Options are asym, min, center; s8, i8, e8m0, e4m3; o1 to o{LARGEST_KEPT_PERCENT}. Perhaps"
+            f"'{option}' is not an option. Options are asym, min, center; s8, i8, e8m0, e4m3; o1 to o{LARGEST_KEPT_PERCENT}. "
+            "Perhaps"
         )
 
 

@@ -18,13 +18,8 @@ from kbit.formats.nearest import Cells
 from kbit.formats.scales import FLOAT16_MAX, to_float16
 
 LAST_PLACE = {"f16": 10, "bf16": 7}  # bits of the fraction
-ON_END = {
-    "f16": 2.0**-10,
-    "s8": 2.0**-8,
-    "i8": 2.0**-8,
-    "e8m0": 0.0,
-    "e4m3": 2.0**-5,
-}  # how far rounded scales move the weight that made them
+# how far rounded scales move the weight that made them
+ON_END = {"f16": 2.0**-10, "s8": 2.0**-8, "i8": 2.0**-8, "e8m0": 0.0, "e4m3": 2.0**-5}
 LEAST_EXPONENT = {"f16": -14, "bf16": -126}  # below it the last place stays as it is
 
 

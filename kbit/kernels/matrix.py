@@ -19,7 +19,7 @@ class Matrix:
     n_kept of the columns stay in float16, the others are coded with k bits; `block` of them share a scale, by default all.
     coding: "linear", level = first + rise * code, or code - zero; "table" and "ternary", level = integer_levels[code] * step.
     levels: float32 (2^k,), the level of each code; integer_levels: int16 (2^k,), of which `integer_bits` (8 or 16) are needed.
-    scales: "f16", "s8" or "i8" (with second_scale), "e8m0" or "e4m3" (with tensor_scale). per_tensor: one scale serves the matrix.
+    scales: "f16", "s8" or "i8" (with second_scale), "e8m0" or "e4m3" (with tensor_scale). per_tensor: one serves the matrix.
     codes, scale, second_scale, zero, shift (a minimum or mean), kept_columns, kept_weight: the stored parts, 1-D, as
     docs/formats.md describes them, each padded to 64 bytes. They are read where they lie, and kept alive.
 
