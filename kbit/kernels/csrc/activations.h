@@ -51,19 +51,19 @@ KBIT_INLINE int32_t quantize_segment(const float *x, int64_t n, int8_t *q, float
 }
 
 inline void prepare_int8(const View &w, Activations &a, int64_t i, const float *x) {
-  const size_t n_segments = w.segments.size(), at = static_cast<size_t>(i) * n_segments;
   float *coded = a.x.data() + i * w.x_stride;
   gather(w, x, coded, a.kept.data() + i * w.m.n_kept);
   int8_t *q = a.q.data() + i * w.q_stride;
   __builtin_memset(q, 0, static_cast<size_t>(kGroup * w.steps));
   const int32_t carries = carried(w.m);
-  for (size_t s = 0; s < n_segments; ++s) {
+  for (size_t s = 0; s < w.segments.size(); ++s) {
     const Segment &segment = w.segments[s];
+    const size_t at = s * static_cast<size_t>(a.n) + static_cast<size_t>(i);
     int8_t *to = q + kGroup * segment.step + segment.column % kGroup;
-    const int32_t total = quantize_segment(coded + segment.column, segment.column_end - segment.column, to, &a.scale[at + s]);
-    a.sum[at + s] = total;
-    a.start[at + s] = -carries * total;
-    if (w.m.shift) a.shifted[at + s] = a.scale[at + s] * static_cast<float>(total);
+    const int32_t total = quantize_segment(coded + segment.column, segment.column_end - segment.column, to, &a.scale[at]);
+    a.sum[at] = total;
+    a.start[at] = -carries * total;
+    if (w.m.shift) a.shifted[at] = a.scale[at] * static_cast<float>(total);
   }
 }
 
@@ -74,7 +74,7 @@ inline void prepare_exact(const View &w, Activations &a, int64_t i, const float 
   for (size_t s = 0; s < w.segments.size(); ++s) {
     float total = 0.0f;
     for (int64_t c = w.segments[s].column; c < w.segments[s].column_end; ++c) total += coded[c];
-    a.shifted[static_cast<size_t>(i) * w.segments.size() + s] = total;
+    a.shifted[s * static_cast<size_t>(a.n) + static_cast<size_t>(i)] = total;
   }
 }
 

@@ -148,7 +148,7 @@ inline void make_float_panel(const View &w, int64_t tile, const Chunk &chunk, Un
 template <int T>
 void float_panel_rows(const View &w, const Activations &a, const Chunk &chunk, const ChunkScales &scales, const float *panel,
                       int64_t i, float *acc) {
-  const int64_t n_segments = static_cast<int64_t>(w.segments.size()), stride = w.x_stride;
+  const int64_t stride = w.x_stride;
   Floats totals[T];
   each<T>([&](auto t) KBIT_LAMBDA { totals[t] = load_floats(acc + kRows * t); });
   for (size_t s = chunk.segment; s < chunk.segment_end; ++s) {
@@ -163,7 +163,9 @@ void float_panel_rows(const View &w, const Activations &a, const Chunk &chunk, c
     const size_t k = s - chunk.segment;
     each<T>([&](auto t) KBIT_LAMBDA {
       totals[t] = fma(load_floats(scales.scale[k]), sums[t], totals[t]);
-      if (w.m.shift) totals[t] = fma(load_floats(scales.shift[k]), broadcast(a.shifted[(i + t) * n_segments + s]), totals[t]);
+      if (w.m.shift)
+        totals[t] = fma(load_floats(scales.shift[k]),
+                        broadcast(a.shifted[s * static_cast<size_t>(a.n) + static_cast<size_t>(i + t)]), totals[t]);
     });
   }
   each<T>([&](auto t) KBIT_LAMBDA { store_floats(acc + kRows * t, totals[t]); });

@@ -147,6 +147,7 @@ KBIT_BOTH(Ints, operator+, _mm256_add_epi32)
 KBIT_BOTH(Ints, operator-, _mm256_sub_epi32)
 KBIT_BOTH(Ints, operator*, _mm256_mullo_epi32)
 KBIT_BOTH(Ints, max, _mm256_max_epi32)
+KBIT_INLINE Ints over_256(Ints a) { return {{_mm256_srai_epi32(a.v[0], 8), _mm256_srai_epi32(a.v[1], 8)}}; }
 KBIT_INLINE Ints times_256(Ints a) { return {{_mm256_slli_epi32(a.v[0], 8), _mm256_slli_epi32(a.v[1], 8)}}; }
 KBIT_INLINE int32_t largest(Ints a) {
   const __m256i m = _mm256_max_epi32(a.v[0], a.v[1]);

@@ -167,6 +167,7 @@ KBIT_INLINE Ints dot8(Ints acc, Get get, const int8_t *x) {
 KBIT_INLINE Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 KBIT_INLINE Ints operator-(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 KBIT_INLINE Ints operator*(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+KBIT_INLINE Ints over_256(Ints a) { return {_mm512_srai_epi32(a.v, 8)}; }
 KBIT_INLINE Ints times_256(Ints a) { return {_mm512_slli_epi32(a.v, 8)}; }
 KBIT_INLINE Ints max(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }
 KBIT_INLINE __m256i upper(__m512i v) { return _mm512_maskz_extracti64x4_epi64(0xff, v, 1); }  // the plain word warns in gcc 12

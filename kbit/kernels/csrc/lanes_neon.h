@@ -213,6 +213,9 @@ KBIT_FOUR(Ints, operator+, vaddq_s32)
 KBIT_FOUR(Ints, operator-, vsubq_s32)
 KBIT_FOUR(Ints, operator*, vmulq_s32)
 KBIT_FOUR(Ints, max, vmaxq_s32)
+KBIT_INLINE Ints over_256(Ints a) {
+  return four_of<Ints>([&](int i) KBIT_LAMBDA { return vshrq_n_s32(a.v[i], 8); });
+}
 KBIT_INLINE Ints times_256(Ints a) {
   return four_of<Ints>([&](int i) KBIT_LAMBDA { return vshlq_n_s32(a.v[i], 8); });
 }

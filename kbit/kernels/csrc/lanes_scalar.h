@@ -126,6 +126,10 @@ KBIT_WORD Ints operator*(Ints a, Ints b) {
   for (int i = 0; i < 16; ++i) a.at[i] *= b.at[i];
   return a;
 }
+KBIT_WORD Ints over_256(Ints a) {  // of multiples of 256
+  for (auto &v : a.at) v /= 256;
+  return a;
+}
 KBIT_WORD Ints times_256(Ints a) {
   for (auto &v : a.at) v = static_cast<int32_t>(static_cast<uint32_t>(v) << 8);
   return a;

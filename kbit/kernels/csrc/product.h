@@ -105,11 +105,11 @@ void unpack_units(const View &w, int64_t tile, int64_t unit, int64_t unit_end, u
   if constexpr (C == kTable8 || C == kTable16) {
     const Table<K> table(Levels<K, PART>(w.m).wide);
     for (; unit < unit_end; ++unit, codes += 64 * K, out += 512)
-      each<8>([&](auto g) KBIT_LAMBDA { store_bytes(out + 64 * g, table(codes_of<K, g>(codes))); });
+      ask_ahead<64 * K>(codes), each<8>([&](auto g) KBIT_LAMBDA { store_bytes(out + 64 * g, table(codes_of<K, g>(codes))); });
   } else {
     const Decoder<K, C> decoder(w.m);
     for (; unit < unit_end; ++unit, codes += 64 * K, out += 512)
-      each<8>([&](auto g) KBIT_LAMBDA { store_bytes(out + 64 * g, decoder.template get<g>(codes)); });
+      ask_ahead<64 * K>(codes), each<8>([&](auto g) KBIT_LAMBDA { store_bytes(out + 64 * g, decoder.template get<g>(codes)); });
   }
 }
 // Ternary: a vector holds five groups; the bytes of a row that fill no vector lie row after row, five columns each.
@@ -191,7 +191,7 @@ KBIT_INLINE void dot_rows(Ints (&acc)[T], const uint8_t *panel, const int8_t *q,
 template <int BITS, bool TWO, int T>
 void panel_rows(const View &w, const Activations &a, const Chunk &chunk, const ChunkScales &scales, const uint8_t *panel,
                 const uint8_t *high_panel, int64_t i, float *acc) {
-  const int64_t n_segments = static_cast<int64_t>(w.segments.size()), stride = w.q_stride;
+  const int64_t stride = w.q_stride;
   Floats sums[T];
   each<T>([&](auto t) KBIT_LAMBDA { sums[t] = load_floats(acc + kRows * t); });
   const int64_t origin = w.segments[chunk.segment].step;
@@ -201,7 +201,10 @@ void panel_rows(const View &w, const Activations &a, const Chunk &chunk, const C
     const int64_t at = segment.step - origin;
     const int8_t *q = a.q.data() + i * stride + kGroup * segment.step;
     Ints ints[T];
-    each<T>([&](auto t) KBIT_LAMBDA { ints[t] = broadcast(a.start[(i + t) * n_segments + s]); });
+    const size_t of = s * static_cast<size_t>(a.n) + static_cast<size_t>(i);
+    const int32_t *start = a.start.data() + of, *sum = a.sum.data() + of;
+    const float *x_scale = a.scale.data() + of, *shifted = a.shifted.data() + of;
+    each<T>([&](auto t) KBIT_LAMBDA { ints[t] = broadcast(start[t]); });
     if constexpr (TWO) {
       Ints highs[T];
       each<T>([&](auto t) KBIT_LAMBDA { highs[t] = ints[t]; });
@@ -211,13 +214,10 @@ void panel_rows(const View &w, const Activations &a, const Chunk &chunk, const C
     dot_rows<BITS, T>(ints, panel + 64 * at, q, stride, steps);
     const size_t k = s - chunk.segment;
     const Floats scale = load_floats(scales.scale[k]);
-    each<T>([&](auto t) KBIT_LAMBDA {
-      const int64_t of = (i + t) * n_segments + s;
-      Ints isum = ints[t];
-      if (w.m.zero) isum = isum - scales.zero[k] * broadcast(a.sum[of]);
-      sums[t] = fma(to_floats(isum), scale * broadcast(a.scale[of]), sums[t]);
-      if (w.m.shift) sums[t] = fma(load_floats(scales.shift[k]), broadcast(a.shifted[of]), sums[t]);
-    });
+    if (w.m.zero) each<T>([&](auto t) KBIT_LAMBDA { ints[t] = ints[t] - scales.zero[k] * broadcast(sum[t]); });
+    each<T>([&](auto t) KBIT_LAMBDA { sums[t] = fma(to_floats(ints[t]), scale * broadcast(x_scale[t]), sums[t]); });
+    if (w.m.shift)
+      each<T>([&](auto t) KBIT_LAMBDA { sums[t] = fma(load_floats(scales.shift[k]), broadcast(shifted[t]), sums[t]); });
   }
   each<T>([&](auto t) KBIT_LAMBDA { store_floats(acc + kRows * t, sums[t]); });
 }
@@ -290,38 +290,71 @@ inline void panel_int8(const View &w, const Activations &a, int64_t tile, int64_
   }
 }
 
-// One row of x and ternary codes: a vector's digits leave it one after another, and multiply as they come.
+// ---- one row of x, ternary codes: a vector's digits leave it one after another, and multiply as they come
+// Where whole bytes multiply, no digit is ever made. With x_0 a stored byte and x_(d+1) = 3 x_d mod 256, 3 x_d is 256 digit_d +
+// x_(d+1); so the sum of digit_d q_d is (3 sum x_d q_d - sum x_(d+1) q_d) / 256.
+struct TernarySums {
+  Ints digits[2], next[2];  // by turns: one chain of sums would wait for itself
+  KBIT_INLINE Ints of_levels() const {
+    const Ints sum = digits[0] + digits[1], after = next[0] + next[1];
+    if constexpr (kWideBias == 128) return over_256(sum + sum + sum - after);
+    else return sum + after;
+  }
+};
+
+// The eight groups of a unit, where the first is digit PHASE of a vector: `packed`, thrice as often as digits were taken, unless
+// PHASE is 0. `vector` is the next to be read.
+template <int PHASE>
+KBIT_INLINE void ternary_unit(TernarySums &sums, Bytes &packed, const uint8_t *&vector, const int8_t *q) {
+  each<8>([&](auto g) KBIT_LAMBDA {
+    if constexpr ((PHASE + g) % 5 == 0) {
+      packed = load_bytes(vector);
+      __builtin_prefetch(vector + kAhead, 0, 2);
+      vector += 64;
+    }
+    Ints &digits = sums.digits[g % 2], &next = sums.next[g % 2];
+    if constexpr (kWideBias == 128) {
+      digits = dot<8>(digits, packed, q + kGroup * g);
+      packed = triple(packed);
+      next = dot<8>(next, packed, q + kGroup * g);
+    } else {
+      digits = dot<2>(digits, first_digit(packed), q + kGroup * g);
+      packed = triple(packed);
+    }
+  });
+}
+
 inline void row_ternary(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y) {
   const int64_t vectors = w.tile_bytes / kRows / kGroup;
   for (; tile < tile_end; ++tile) {
-    const uint8_t *codes = w.m.codes + tile * w.tile_bytes;
+    const uint8_t *codes = w.m.codes + tile * w.tile_bytes, *vector = codes;
     const int8_t *q = a.q.data();
     Floats acc = broadcast(0.0f);
     Bytes packed{};
-    int64_t unit = 0, vector = 0;
-    int left = 0;  // digits of `packed`
+    int64_t unit = 0;
+    int phase = 0;
     for (size_t s = 0; s < w.segments.size(); ++s) {
       const Segment &segment = w.segments[s];
-      Ints sums[2] = {broadcast(a.start[s]), broadcast(0)};
+      TernarySums sums = {{broadcast(0), broadcast(0)}, {broadcast(0), broadcast(0)}};
+      Ints isum = broadcast(a.start[s]);
       for (; unit * kUnit < segment.column_end; ++unit, q += kUnit) {
         if ((8 * unit + 7) / 5 < vectors) {
-          each<8>([&](auto g) KBIT_LAMBDA {
-            if (left == 0) {
-              packed = load_bytes(codes + 64 * vector++);
-              __builtin_prefetch(codes + 64 * vector + kAhead, 0, 2);
-              left = 5;
-            }
-            sums[g % 2] = dot<2>(sums[g % 2], first_digit(packed), q + kGroup * g);
-            packed = triple(packed);
-            --left;
-          });
-        } else {  // the last columns of a row, where they fill no vector
+          switch (phase) {
+            case 0: ternary_unit<0>(sums, packed, vector, q); break;
+            case 1: ternary_unit<1>(sums, packed, vector, q); break;
+            case 2: ternary_unit<2>(sums, packed, vector, q); break;
+            case 3: ternary_unit<3>(sums, packed, vector, q); break;
+            default: ternary_unit<4>(sums, packed, vector, q); break;
+          }
+          phase = phase < 2 ? phase + 3 : phase - 2;  // eight groups on
+        } else {                                      // the last columns of a row, where they fill no vector
           uint8_t bytes[512];
           unpack_ternary(w, tile, unit, unit + 1, bytes);
-          sums[0] = dot8<2>(sums[0], [&](auto g) KBIT_LAMBDA { return load_bytes(bytes + 64 * g); }, q);
+          isum = dot8<2>(isum, [&](auto g) KBIT_LAMBDA { return load_bytes(bytes + 64 * g); }, q);
         }
       }
-      acc = add_segment(w, tile, segment.block, sums[0] + sums[1], a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
+      isum = isum + sums.of_levels();
+      acc = add_segment(w, tile, segment.block, isum, a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
     }
     finish(w, tile, a.kept.data(), acc, y);
   }

@@ -44,10 +44,10 @@ struct View {
 struct Activations {
   int64_t n = 0;
   std::vector<int8_t> q;       // (n, q_stride): by step
-  std::vector<float> scale;    // (n, segments)
-  std::vector<int32_t> sum;    // (n, segments): of q
-  std::vector<int32_t> start;  // (n, segments): where integer sums start, so that what bytes carry beside their level cancels
-  std::vector<float> shifted;  // (n, segments): what a minimum or mean is multiplied with
+  std::vector<float> scale;    // (segments, n)
+  std::vector<int32_t> sum;    // (segments, n): of q
+  std::vector<int32_t> start;  // (segments, n): where integer sums start, so that what bytes carry beside their level cancels
+  std::vector<float> shifted;  // (segments, n): what a minimum or mean is multiplied with
   std::vector<float> x;        // (n, x_stride): coded columns alone
   std::vector<float> kept;     // (n, n_kept)
 };
