@@ -4,6 +4,7 @@
     |- FormatError            a format string, a recipe or a codebook that does not exist or does not fit
     |- CheckpointError        a file that is missing, damaged, unsafe or of another version
     |- KernelError            a native kernel that is asked for what it cannot do, or an instruction set that does not run here
+    |- FixedPointError        integers that could overflow, a scale that none stands for, or a float where only integers may be
     |- ModelError             a model that cannot be walked, quantized or run as asked
     |- TextError              a text that is empty, too short or not readable
     |- StoreError             a study's grid or its store
@@ -28,6 +29,10 @@ class CheckpointError(KbitError):
 
 class KernelError(KbitError):
     """A native kernel that is asked for what it cannot do, or an instruction set that does not run here."""
+
+
+class FixedPointError(KbitError):
+    """Integers that could overflow, a scale that no dyadic number stands for, or a float where only integers may be."""
 
 
 class ModelError(KbitError):
