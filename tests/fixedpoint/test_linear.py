@@ -83,8 +83,8 @@ def test_sums_that_could_wrap_are_refused_and_the_message_says_what_to_do():
         LinearWeight(codes, m, 60, *scales, name="layers.0.mlp.down")
     assert str(caught.value) == (
         "layers.0.mlp.down: sums of 600 columns, weights of 2 rows times activations of 8 bits, reach 2467737000, "
-        "beyond the int32 limit 2147483647. Give the weights or the activations fewer bits, or one scale a row (granularity row) in place "
-        "of blocks."
+        "beyond the int32 limit 2147483647. Give the weights or the activations fewer bits, or one scale a row "
+        "(granularity row) in place of blocks."
     )
     fewer = LinearWeight(codes, m, 60, *scales, k_x=7)
     most = torch.full((1, n), 63, dtype=torch.int8)
