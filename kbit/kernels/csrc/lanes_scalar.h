@@ -10,7 +10,7 @@
 #include <cstring>
 
 // Not inlined: unrolled sixty-four times, the kernels would take minutes to compile.
-#define KBIT_WORD __attribute__((noinline)) static
+#define KBIT_WORD __attribute__((noinline, unused)) static
 
 namespace kbit {
 namespace LANES {

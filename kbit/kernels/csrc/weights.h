@@ -98,7 +98,7 @@ KBIT_INLINE Floats scales_at(const View &w, int64_t tile, int64_t block) {
   const uint8_t *codes = static_cast<const uint8_t *>(m.scale) + at;
   if (m.scales == KBIT_E8M0) return load_e8m0(codes);
   if (m.scales == KBIT_E4M3) return load_e4m3(codes) * broadcast(m.tensor_scale);
-  const int64_t together = m.scales == KBIT_I8 ? w.blocks : KBIT_SECOND_LEVEL;
+  const int64_t together = m.scales == KBIT_I8 ? w.blocks : int64_t{KBIT_SECOND_LEVEL};
   const uint16_t *second = m.second_scale + (tile * ((w.blocks - 1) / together + 1) + block / together) * kRows;
   return load_uint8(codes) * load_halves(second) / broadcast(255.0f);
 }
