@@ -17,8 +17,8 @@ from kbit.fixedpoint.exponent import FRACTION, exp2_neg
 from kbit.fixedpoint.products import product, wide_product
 from kbit.fixedpoint.quantize import Rows
 from kbit.fixedpoint.rounding import bits, largest, rounding_shift, saturate, scaled
+from kbit.fixedpoint.tables import LOG2_E
 
-LOG2_E = 1.4426950408889634
 QUERY_PLACES = 6  # taken off a_q * SM, 15 + 15 bits, so that c has 24
 WEIGHT = 30  # bits of a position's weight: two digits of 15 to a kernel of int16
 RECIPROCAL = 60
@@ -39,7 +39,7 @@ class ScoreScale:
         cls, scaling: float, q_scale: float, k_scale: float, k_q: int = 8, k_k: int = 8, name: str = "attention"
     ) -> ScoreScale:
         """scaling * log2(e) * q_scale * k_scale / (L_q L_k) * 2^16; for conversion. k_q, k_k: bits of the queries and keys."""
-        wanted = scaling * LOG2_E * q_scale * k_scale / (largest(k_q) * largest(k_k)) * 2**FRACTION
+        wanted = scaling * float(LOG2_E) * q_scale * k_scale / (largest(k_q) * largest(k_k)) * 2**FRACTION
         scale = Dyadic.of(wanted * 2**QUERY_PLACES, what=f"{name}: scale of the scores")
         return cls(int(scale.multiplier), int(scale.shift))
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from kbit.errors import FixedPointError
-from kbit.fixedpoint.attention import LOG2_E
 from kbit.fixedpoint.dyadic import Dyadic
 from kbit.fixedpoint.exponent import FRACTION, exp2_neg
 from kbit.fixedpoint.rounding import scaled
+from kbit.fixedpoint.tables import LOG2_E
 
 WORD = 2**32 - 1
 DRAW = 48  # bits of a random number
@@ -43,7 +43,7 @@ class IntegerSampling:
         """From the usual numbers; for conversion. logit_scale: what 1 of the integer logits stands for."""
         if not temperature >= 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
             raise FixedPointError(f"sampling at temperature {temperature:g}, top-k {top_k}, top-p {top_p:g} leaves no token.")
-        wanted = logit_scale * LOG2_E / temperature * 2**FRACTION if temperature else 0.0
+        wanted = logit_scale * float(LOG2_E) / temperature * 2**FRACTION if temperature else 0.0
         scale = Dyadic.of(wanted, MULTIPLIER, what="scale of the logits over the temperature")
         share = max(1, round(top_p * 2**SHARE))
         return cls(int(scale.multiplier), int(scale.shift), top_k or 0, share, seed & 2**64 - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from fractions import Fraction
 from functools import cache
 
 import torch
@@ -19,6 +20,7 @@ UNIT = 15  # places of a curve's values: 1 is 2^15
 EXP2_KNOTS = 256
 EXP2_UNIT = 30
 
+LOG2_E = Fraction("1.44269504088896340735992468100189213742664595415298593413544940693")
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628621")
 
 
