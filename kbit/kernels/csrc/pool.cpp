@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -25,7 +26,23 @@ void relax() {
 #endif
 }
 
-constexpr int kLooks = 2000;  // some tens of microseconds: longer than from one product of a decoder to the next, no longer
+// How long an idle thread looks for work before it sleeps: longer than the last part of a product takes, and what a decoder does
+// from one product to the next. Who sleeps is woken late, and with two threads each product would wait for it.
+constexpr auto kPatience = std::chrono::microseconds(200);
+
+// Whether `ready()` within that time, looked at without a pause of more than some nanoseconds.
+template <class Ready>
+bool soon(Ready &&ready) {
+  constexpr int kLooks = 64;  // between two looks at the clock
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int looks = 0; looks < kLooks; ++looks) {
+      if (ready()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
 
 struct Job {
   void (*body)(void *, int64_t);
@@ -50,9 +67,7 @@ class Pool {
     }
     work(job);
     inside_.fetch_add(kClosed, std::memory_order_seq_cst);
-    for (int looks = 0; inside_.load(std::memory_order_acquire) != kClosed; ++looks)
-      if (looks < kLooks) relax();
-      else std::this_thread::yield();
+    while (!soon([this] { return inside_.load(std::memory_order_acquire) == kClosed; })) std::this_thread::yield();
   }
 
   ~Pool() {
@@ -75,20 +90,14 @@ class Pool {
   void serve(int index) {
     uint64_t seen = 0;
     for (;;) {
-      uint64_t round = round_.load(std::memory_order_acquire);
-      for (int looks = 0; round == seen && looks < kLooks; ++looks) {
-        relax();
-        round = round_.load(std::memory_order_acquire);
-      }
-      if (round == seen) {
+      if (!soon([&] { return round_.load(std::memory_order_acquire) != seen; })) {
         std::unique_lock<std::mutex> lock(mutex_);
         sleeping_.fetch_add(1, std::memory_order_seq_cst);
         wake_.wait(lock, [&] { return round_.load(std::memory_order_seq_cst) != seen; });
         sleeping_.fetch_sub(1, std::memory_order_seq_cst);
-        round = round_.load(std::memory_order_acquire);
       }
       if (ending_.load(std::memory_order_acquire)) return;
-      seen = round;
+      seen = round_.load(std::memory_order_acquire);
       if (inside_.fetch_add(1, std::memory_order_acquire) >= 0 && index < helpers_) work(job_);
       inside_.fetch_sub(1, std::memory_order_release);
     }
@@ -147,7 +156,7 @@ void kbit_set_threads(int threads) { kbit::wanted.store(threads < 1 ? 1 : thread
 int kbit_threads(void) {
   const int threads = kbit::wanted.load(std::memory_order_relaxed);
   if (threads > 0) return threads;
-  const unsigned cores = std::thread::hardware_concurrency();
+  static const unsigned cores = std::thread::hardware_concurrency();  // asks the system: 20 microseconds
   return cores ? static_cast<int>(cores) : 1;
 }
 
