@@ -4,6 +4,7 @@ Knows codes, tables and scales; no formats, no models. docs/formats.md describes
 """
 
 from kbit.kernels.decoder import Decoder, Step
+from kbit.kernels.fixed import FixedDecoder, FixedStep
 from kbit.kernels.machine import (
     InstructionSet,
     isa,
@@ -18,6 +19,8 @@ from kbit.kernels.matrix import Matrix
 
 __all__ = [
     "Decoder",
+    "FixedDecoder",
+    "FixedStep",
     "InstructionSet",
     "Matrix",
     "Step",

@@ -1,5 +1,7 @@
 """The compiled module (csrc/bindings.cpp). ValueError says which tensor or number does not fit."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 class Matrix:
@@ -40,6 +42,8 @@ class Matrix:
     def product(self, x: Tensor, y: Tensor, compute: str) -> None: ...
     def dequantize(self, row: int, row_end: int, out: Tensor) -> None: ...
     def quantize_activations(self, x: Tensor, q: Tensor, scale: Tensor, sum: Tensor) -> None: ...
+    def accumulate(self, q: Tensor, y: Tensor) -> None: ...
+    def largest_sum(self) -> int: ...
 
 class Step:
     def __init__(
@@ -76,6 +80,43 @@ class Decoder:
     @property
     def cache_bytes(self) -> int: ...
     def run(self, tokens: Tensor, logits: Tensor, compute: str) -> None: ...
+    def rewind(self, position: int) -> None: ...
+
+class FixedStep:
+    def __init__(
+        self,
+        *,
+        op: str,
+        from_: Sequence[int] = ...,
+        to: Sequence[int] = ...,
+        matrix: Sequence[int] = ...,
+        multiplier: Sequence[int] = ...,
+        shift: Sequence[int] = ...,
+        bias: Sequence[int] = ...,
+        tensor: Sequence[int] = ...,
+        numbers: Sequence[int] = ...,
+        table: int = ...,
+    ) -> None: ...
+
+class FixedDecoder:
+    def __init__(
+        self,
+        *,
+        steps: list[FixedStep],
+        buffers: list[tuple[int, str]],
+        matrices: list[Matrix],
+        tensors: list[Tensor],
+        curves: list[Tensor],
+        exp2: Tensor,
+        cache: list[int],
+        positions: int,
+        capacity: int,
+    ) -> None: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def cache_bytes(self) -> int: ...
+    def run(self, tokens: Tensor, logits: Tensor) -> None: ...
     def rewind(self, position: int) -> None: ...
 
 def isa() -> str: ...

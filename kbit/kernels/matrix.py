@@ -119,3 +119,26 @@ class Matrix:
         except ValueError as error:
             raise KernelError(f"activations of a weight of shape {self.shape}: {error}") from None
         return q, scale, total
+
+    def accumulate(self, q: Tensor, y: Tensor) -> None:
+        """Write q @ codes.T into y exactly: int32 (n, n_out) of int8 q (n, n_in), -127 .. 127.
+
+        For codes that are whole numbers -L .. L, under one scale a row, which is left out, or under 8-bit scales of blocks (i8),
+        which are multiplied in.
+        Raises KernelError for other matrices, where q or y is not as said, or where a sum could leave int32.
+        """
+        follow_threads()
+        try:
+            self._native.accumulate(q, y)
+        except ValueError as error:
+            raise KernelError(f"exact product with a weight of shape {self.shape}: {error}") from None
+
+    def largest_sum(self) -> int:
+        """The largest sum over the columns of a row of |code| times the scale of its block: what activations of 1 could reach.
+
+        Raises KernelError where the codes are none that `accumulate` multiplies.
+        """
+        try:
+            return self._native.largest_sum()
+        except ValueError as error:
+            raise KernelError(f"a weight of shape {self.shape}: {error}") from None

@@ -39,11 +39,14 @@ NB_MODULE(_native, module) {
       .def("product", &Matrix::product, "x"_a, "y"_a, "compute"_a)
       .def("dequantize", &Matrix::dequantize, "row"_a, "row_end"_a, "out"_a)
       .def("quantize_activations", &Matrix::quantize_activations, "x"_a, "q"_a, "scale"_a, "sum"_a)
+      .def("accumulate", &Matrix::accumulate, "q"_a, "y"_a)
+      .def("largest_sum", &Matrix::largest_sum)
       .def_prop_ro("n_out", &Matrix::n_out)
       .def_prop_ro("n_in", &Matrix::n_in)
       .def_prop_ro("n_coded", &Matrix::n_coded)
       .def_prop_ro("n_segments", &Matrix::segments);
   bind_decoder(module);
+  bind_fixed(module);
   module.def("isa", &kbit_isa);
   module.def("isas", &isas);
   module.def("isa_shares", &isa_shares);

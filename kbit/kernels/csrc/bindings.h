@@ -110,6 +110,35 @@ class Matrix {
     if (kbit_quantize_activations(&m_, from, codes, scales, sums) != 0) throw std::bad_alloc();
   }
 
+  // y (n, n_out) = q w^T exactly, int32 of int8 q (n, n_in) of -127 .. 127.
+  void accumulate(nb::handle q, nb::handle y) {
+    const TensorView q_view("q", q), y_view("y", y, true);
+    const auto *from = static_cast<const int8_t *>(q_view.address<int8_t>({-1, m_.n_in}));
+    const int64_t n = q_view.size(0);
+    auto *to = static_cast<int32_t *>(y_view.address<int32_t>({n, m_.n_out}));
+    const int64_t sum = largest_sum();
+    const kbit_matrix m = located();
+    nb::gil_scoped_release released;
+    int most = 0;
+    for (int64_t i = 0; i < n * m.n_in; ++i) most = most < -from[i] ? -from[i] : most < from[i] ? from[i] : most;
+    if (most > INT8_MAX) refuse_where("q has a code of -128, not -127 to 127");
+    if (sum > INT32_MAX / (most > 0 ? most : 1))
+      refuse_where("sums of products can reach " + std::to_string(sum) + " * " + std::to_string(most) + ", beyond 2^31 - 1");
+    if (kbit_fixed_product(&m, from, n, to) != 0) throw std::bad_alloc();
+  }
+
+  // The largest sum over the columns of a row of (scale of the block) * |level|: activations of size q make sums of q times that.
+  int64_t largest_sum() {
+    if (largest_sum_ < 0) {
+      const kbit_matrix m = located();
+      nb::gil_scoped_release released;
+      largest_sum_ = kbit_largest_sum(&m);
+    }
+    if (largest_sum_ < 0)
+      refuse_where("its codes are not whole numbers from -L to L under scales of a row, or 8-bit ones of blocks");
+    return largest_sum_;
+  }
+
   int64_t n_out() const { return m_.n_out; }
   int64_t n_in() const { return m_.n_in; }
   int64_t n_coded() const { return m_.n_in - m_.n_kept; }
@@ -133,6 +162,7 @@ class Matrix {
 
   kbit_matrix m_{};
   PartBytes bytes_{};
+  int64_t largest_sum_ = -1;  // not known yet
   nb::object codes_, scale_, second_scale_, zero_, shift_, kept_weight_;
   std::vector<float> levels_;
   std::vector<int16_t> integer_levels_;
@@ -140,5 +170,6 @@ class Matrix {
 };
 
 void bind_decoder(nb::module_ &module);  // bindings_decoder.cpp
+void bind_fixed(nb::module_ &module);    // bindings_fixed.cpp
 
 }  // namespace kbit

@@ -11,10 +11,13 @@
 namespace kbit {
 
 extern const Kernels k_scalar;
+extern const FixedKernels f_scalar;
 #if defined(__x86_64__)
 extern const Kernels k_avx2, k_avx512, k_avx512_vnni;
+extern const FixedKernels f_avx2, f_avx512, f_avx512_vnni;
 #elif defined(__aarch64__)
 extern const Kernels k_neon, k_neon_dot;
+extern const FixedKernels f_neon, f_neon_dot;
 #endif
 
 namespace {
@@ -42,43 +45,47 @@ bool has_dot() {
 
 struct Isa {
   const Kernels *kernels;
+  const FixedKernels *fixed;
   bool (*runs)();
 };
 const Isa kIsas[] = {
 // best first
 #if defined(__x86_64__)
-    {&k_avx512_vnni, has_avx512_vnni},
-    {&k_avx512, has_avx512},
-    {&k_avx2, has_avx2},
+    {&k_avx512_vnni, &f_avx512_vnni, has_avx512_vnni},
+    {&k_avx512, &f_avx512, has_avx512},
+    {&k_avx2, &f_avx2, has_avx2},
 #elif defined(__aarch64__)
-    {&k_neon_dot, has_dot},
-    {&k_neon, always},
+    {&k_neon_dot, &f_neon_dot, has_dot},
+    {&k_neon, &f_neon, always},
 #endif
-    {&k_scalar, always},
+    {&k_scalar, &f_scalar, always},
 };
 constexpr int kCount = sizeof kIsas / sizeof *kIsas;
 
-const Kernels *named(const char *name) {
+const Isa *named(const char *name) {
   for (const Isa &isa : kIsas)
-    if (std::strcmp(isa.kernels->name, name) == 0 && isa.runs()) return isa.kernels;
+    if (std::strcmp(isa.kernels->name, name) == 0 && isa.runs()) return &isa;
   return nullptr;
 }
-const Kernels *chosen() {
+const Isa *chosen() {
   if (const char *forced = std::getenv("KBIT_ISA"))
-    if (const Kernels *found = named(forced)) return found;  // a wrong name is refused in Python, which can say so
+    if (const Isa *found = named(forced)) return found;  // a wrong name is refused in Python, which can say so
   for (const Isa &isa : kIsas)
-    if (isa.runs()) return isa.kernels;
-  return &k_scalar;
+    if (isa.runs()) return &isa;
+  return &kIsas[kCount - 1];
 }
-std::atomic<const Kernels *> in_use{nullptr};
+std::atomic<const Isa *> in_use{nullptr};
 
-}  // namespace
-
-const Kernels &kernels() {
-  const Kernels *now = in_use.load(std::memory_order_acquire);
+const Isa &now_in_use() {
+  const Isa *now = in_use.load(std::memory_order_acquire);
   if (!now) in_use.store(now = chosen(), std::memory_order_release);
   return *now;
 }
+
+}  // namespace
+
+const Kernels &kernels() { return *now_in_use().kernels; }
+const FixedKernels &fixed_kernels() { return *now_in_use().fixed; }
 
 }  // namespace kbit
 
@@ -87,10 +94,14 @@ extern "C" {
 int kbit_isa_count(void) { return kbit::kCount; }
 const char *kbit_isa_name(int index) { return kbit::kIsas[index].kernels->name; }
 int kbit_isa_runs(int index) { return kbit::kIsas[index].runs(); }
-uint64_t kbit_isa_shares(int index) { return __atomic_load_n(kbit::kIsas[index].kernels->shares_multiplied, __ATOMIC_RELAXED); }
+uint64_t kbit_isa_shares(int index) {
+  const kbit::Isa &isa = kbit::kIsas[index];
+  return __atomic_load_n(isa.kernels->shares_multiplied, __ATOMIC_RELAXED) +
+         __atomic_load_n(isa.fixed->shares_multiplied, __ATOMIC_RELAXED);
+}
 const char *kbit_isa(void) { return kbit::kernels().name; }
 int kbit_set_isa(const char *name) {
-  const kbit::Kernels *found = kbit::named(name);
+  const kbit::Isa *found = kbit::named(name);
   if (!found) return -1;
   kbit::in_use.store(found, std::memory_order_release);
   return 0;

@@ -56,6 +56,14 @@ int kbit_dequantize(const kbit_matrix *w, int64_t row, int64_t row_end, float *o
  * as kbit_product. */
 int kbit_quantize_activations(const kbit_matrix *w, const float *x, int8_t *q, float *scale, int32_t *sum);
 
+/* Exact products of integers, of a matrix whose codes are whole numbers -L .. L times one scale a row, or (KBIT_I8) an 8-bit
+ * scale m of each block: y (n, n_out) = sum over blocks of m * sum of code * q, int32; m = 1 without blocks. q (n, n_in), -127 ..
+ * 127. The caller sees to it that max |q| * kbit_largest_sum < 2^31. Returns as kbit_product. */
+int kbit_fixed_product(const kbit_matrix *w, const int8_t *q, int64_t n, int32_t *y);
+
+/* The largest sum over the columns of a row of m * |code|; -1 where the matrix is not of that kind, or a code has no level. */
+int64_t kbit_largest_sum(const kbit_matrix *w);
+
 /* Instruction sets, best first. Names of those that were built; whether this machine runs one; the one in use. */
 int kbit_isa_count(void);
 const char *kbit_isa_name(int index);

@@ -16,4 +16,14 @@ void parallel(int64_t parts, F &&f) {
   parallel(parts, [](void *context, int64_t part) { (*static_cast<F *>(context))(part); }, &f);
 }
 
+// f(row) for all rows, shared out where there are many.
+template <class F>
+void each_row(int64_t rows, F &&f) {
+  constexpr int64_t kTogether = 8;
+  if (rows == 1) return f(0);
+  parallel((rows + kTogether - 1) / kTogether, [&](int64_t part) {
+    for (int64_t i = part * kTogether; i < (part + 1) * kTogether && i < rows; ++i) f(i);
+  });
+}
+
 }  // namespace kbit

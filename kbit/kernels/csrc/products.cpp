@@ -11,8 +11,7 @@
 namespace kbit {
 namespace {
 
-constexpr int64_t kPartsPerThread = 8;  // so that a thread that was held up leaves little behind
-constexpr int64_t kRowsPerPart = 16;    // of x, when they are prepared
+constexpr int64_t kRowsPerPart = 16;  // of x, when they are prepared
 
 void prepare(const View &w, const float *x, int64_t n, int64_t x_stride, int compute, Activations &a) {
   const size_t rows = static_cast<size_t>(n), segments = w.segments.size();
@@ -41,27 +40,16 @@ bool alike(const kbit_matrix &a, const kbit_matrix &b) {
 
 void multiply(const Factor *factors, int count, const Activations &a, int compute) {
   const auto kernel = compute == KBIT_INT8 ? kernels().product_int8 : kernels().product_exact;
-  int64_t tiles = 0;
-  for (int j = 0; j < count; ++j) tiles += factors[j].w->tiles;
-  const int64_t parts = kbit_threads() > 1 ? kbit_threads() * kPartsPerThread : 1;
-  const int64_t at_once = (tiles + parts - 1) / parts;
-  parallel((tiles + at_once - 1) / at_once, [&](int64_t part) {
-    int64_t tile = part * at_once, tile_end = tile + at_once;  // of all factors, one after another
-    for (int j = 0; j < count && tile_end > 0; ++j) {
-      const Factor &f = factors[j];
-      const int64_t first = tile > 0 ? tile : 0, end = tile_end < f.w->tiles ? tile_end : f.w->tiles;
-      if (first < end) {
+  share_tiles(
+      count, [&](int j) { return factors[j].w->tiles; },
+      [&](int j, int64_t first, int64_t end) {
+        const Factor &f = factors[j];
         kernel(*f.w, a, first, end, f.y, f.y_stride);
-        if (f.bias) {
-          const int64_t row_end = end * kRows < f.w->m.n_out ? end * kRows : f.w->m.n_out;
-          for (int64_t i = 0; i < a.n; ++i)
-            for (int64_t row = first * kRows; row < row_end; ++row) f.y[i * f.y_stride + row] += f.bias[row];
-        }
-      }
-      tile -= f.w->tiles;
-      tile_end -= f.w->tiles;
-    }
-  });
+        if (!f.bias) return;
+        const int64_t row_end = end * kRows < f.w->m.n_out ? end * kRows : f.w->m.n_out;
+        for (int64_t i = 0; i < a.n; ++i)
+          for (int64_t row = first * kRows; row < row_end; ++row) f.y[i * f.y_stride + row] += f.bias[row];
+      });
 }
 
 }  // namespace

@@ -48,6 +48,11 @@ class TensorView {
   int64_t size(int dimension) const { return dimension < tensor_.ndim ? tensor_.shape[dimension] : -1; }
   int dimensions() const { return tensor_.ndim; }
 
+  // Bits of signed integers; 0 where its numbers are others.
+  int integer_bits() const {
+    return tensor_.dtype.code == uint8_t(nb::dlpack::dtype_code::Int) && tensor_.dtype.lanes == 1 ? tensor_.dtype.bits : 0;
+  }
+
   int64_t nbytes() const {
     int64_t count = 1;
     for (int i = 0; i < tensor_.ndim; ++i) count *= tensor_.shape[i];

@@ -1,0 +1,223 @@
+#include "fixed_decoder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "dispatch.h"
+#include "pool.h"
+
+namespace kbit {
+namespace {
+
+constexpr int64_t kChunk = 256;  // tokens that go through the steps together: what bounds the memory of buffers
+
+// Room for a row of `width` numbers, this thread's own.
+int32_t *scratch(int64_t width) {
+  thread_local std::vector<int32_t> memory;
+  const size_t wanted = static_cast<size_t>(pad(width, kRows));
+  if (memory.size() < wanted) memory.resize(wanted);
+  return memory.data();
+}
+
+}  // namespace
+
+struct FixedOperators {
+  static void embed(FixedDecoder &d, const FixedStep &s) {
+    const View &table = d.view(s.matrix[0]);
+    const int16_t *multiplier = d.tensor<int16_t>(s.multiplier[0]);
+    const int8_t *shift = d.tensor<int8_t>(s.shift[0]);
+    each_row(d.rows_, [&](int64_t i) {
+      const int64_t token = d.tokens_[i];
+      fixed_kernels().embed(table, token, multiplier[token], shift[token], d.ints(s.to[0], i));
+    });
+  }
+
+  static void positions(FixedDecoder &d, const FixedStep &s) {
+    const int64_t width = d.width(s.to[0]);
+    const int16_t *table = d.tensor<int16_t>(s.tensor[0]);
+    each_row(d.rows_, [&](int64_t i) {
+      const int16_t *row = table + (d.position_ + i) * width;
+      fixed_kernels().add_shifted(row, static_cast<int>(s.numbers[0]), width, d.ints(s.to[0], i));
+    });
+  }
+
+  static void norm(FixedDecoder &d, const FixedStep &s) {
+    const FixedNorm norm = {d.tensor<int16_t>(s.tensor[0]),
+                            d.tensor<int32_t>(s.bias.empty() ? -1 : s.bias[0]),
+                            s.numbers[0],
+                            s.numbers[2],
+                            static_cast<int>(s.numbers[1]),
+                            static_cast<int>(s.numbers[3]),
+                            s.op == FixedOp::kLayerNorm};
+    each_row(d.rows_, [&](int64_t i) {
+      for (int64_t c = 0; c < d.width(s.to[0]); c += norm.width)
+        fixed_kernels().norm(norm, d.integers(s.from[0], i, c), d.shorts(s.to[0], i) + c, scratch(norm.width));
+    });
+  }
+
+  static void quantize(FixedDecoder &d, const FixedStep &s) {
+    const FixedCodes how = {static_cast<int>(s.numbers[0]), static_cast<int32_t>(s.numbers[1]),
+                            static_cast<int32_t>(s.numbers[2]), s.numbers[3]};
+    const int64_t width = d.width(s.to[0]);
+    each_row(d.rows_, [&](int64_t i) {
+      d.rows(s.to[0]).steps[static_cast<size_t>(i)] =
+          fixed_kernels().quantize(how, d.integers(s.from[0], i, 0), width, d.codes(s.to[0], i), scratch(width));
+    });
+  }
+
+  static void linear(FixedDecoder &d, const FixedStep &s) {
+    FixedFactor factors[kMostProducts];
+    const int count = static_cast<int>(s.to.size());
+    for (int j = 0; j < count; ++j) {
+      const auto at = static_cast<size_t>(j);
+      FixedOutput &out = factors[j].out;
+      factors[j].w = &d.view(s.matrix[at]);
+      out.multiplier = d.tensor<int16_t>(s.multiplier[at]);
+      out.shift = d.tensor<int8_t>(s.shift[at]);
+      out.least_shift = d.least_shifts_[static_cast<size_t>(s.shift[at])];
+      out.bias = d.tensor<int32_t>(s.bias.empty() ? -1 : s.bias[at]);
+      out.steps = d.rows(s.from[0]).steps.data();
+      out.wide = d.wide(s.to[at]);
+      out.y = out.wide ? static_cast<void *>(d.ints(s.to[at])) : d.shorts(s.to[at]);
+      out.y_stride = d.width(s.to[at]);
+    }
+    fixed_products(factors, count, d.codes(s.from[0]), d.rows_, d.scratch_);
+  }
+
+  static void rotate(FixedDecoder &d, const FixedStep &s) {
+    const int64_t head = s.numbers[0], half = s.numbers[1] / 2;
+    const int16_t *cosine = d.tensor<int16_t>(s.tensor[0]), *sine = d.tensor<int16_t>(s.tensor[1]);
+    each_row(d.rows_, [&](int64_t i) {
+      const int64_t at = (d.position_ + i) * half;
+      for (int64_t c = 0; c < d.width(s.from[0]); c += head)
+        fixed_kernels().rotate(d.shorts(s.from[0], i) + c, cosine + at, sine + at, half);
+    });
+  }
+
+  static void store(FixedDecoder &d, const FixedStep &s) {
+    const int64_t head = d.p_.cache.head, room = d.room();
+    const FixedCodes how = {static_cast<int>(s.numbers[1]), 0, 0, 0};
+    each_row(d.rows_, [&](int64_t i) {
+      const int64_t position = d.position_ + i, tile = position / kRows, row = position % kRows;
+      int8_t q[kMostHead];
+      for (int64_t h = 0; h < d.p_.cache.kv_heads; ++h) {
+        const int64_t place = d.place(s.numbers[0], h), at = place * room + position;
+        RowStep step = fixed_kernels().quantize(how, d.integers(s.from[0], i, h * head), head, q, nullptr);
+        uint8_t *key = d.keys_.data() + (place * room / kRows + tile) * 64 * d.groups() + kGroup * row;
+        for (int64_t c = 0; c < head; ++c) key[64 * (c / kGroup) + c % kGroup] = static_cast<uint8_t>(q[c] + 128);
+        d.key_steps_[static_cast<size_t>(at)] = static_cast<int16_t>(step.a);
+        step = fixed_kernels().quantize(how, d.integers(s.from[1], i, h * head), head, q, nullptr);
+        uint8_t *value = d.values_.data() + place * room * pad(head, kRows) + 64 * (position / kGroup) + position % kGroup;
+        for (int64_t c = 0; c < head; ++c)
+          value[c / kRows * kRows * room + kGroup * (c % kRows)] = static_cast<uint8_t>(q[c] + 128);
+        d.value_steps_[static_cast<size_t>(at)] = static_cast<int16_t>(step.a);
+      }
+    });
+  }
+
+  static void attend(FixedDecoder &d, const FixedStep &s) {
+    const FixedCache &cache = d.p_.cache;
+    const int64_t head = cache.head, group = d.width(s.from[0]) / head / cache.kv_heads, queries = d.rows_ * group;
+    parallel(cache.kv_heads * queries, [&](int64_t part) {  // those that share keys and values one after another
+      const int64_t kv = part / queries, i = part % queries / group, column = (kv * group + part % group) * head;
+      const int64_t place = d.place(s.numbers[0], kv), room = d.room(), length = d.position_ + i + 1, padded = pad(length, kRows);
+      thread_local std::vector<int32_t> scores;
+      thread_local std::vector<int8_t> digits;
+      if (static_cast<int64_t>(scores.size()) < padded) {
+        scores.resize(static_cast<size_t>(padded));
+        digits.resize(static_cast<size_t>(kDigits * padded));
+      }
+      const FixedAttention a = {d.keys_.data() + place * room / kRows * 64 * d.groups(),
+                                d.values_.data() + place * room * pad(head, kRows),
+                                d.key_steps_.data() + place * room,
+                                d.value_steps_.data() + place * room,
+                                head,
+                                length,
+                                room,
+                                static_cast<int>(s.numbers[1]),
+                                static_cast<int>(s.numbers[2]),
+                                static_cast<int>(s.numbers[3]),
+                                d.p_.exp2.data(),
+                                scores.data(),
+                                digits.data()};
+      fixed_kernels().attend(a, d.shorts(s.from[0], i) + column, d.shorts(s.to[0], i) + column);
+    });
+  }
+
+  static void gate(FixedDecoder &d, const FixedStep &s) {
+    const int32_t *curve = d.p_.curves[static_cast<size_t>(s.table)].data();
+    const int64_t width = d.width(s.to[0]);
+    each_row(d.rows_, [&](int64_t i) {
+      const int16_t *up = s.op == FixedOp::kGate ? d.shorts(s.from[1], i) : nullptr;
+      fixed_kernels().gate(d.shorts(s.from[0], i), up, width, static_cast<int>(s.numbers[0]), curve, d.ints(s.to[0], i));
+    });
+  }
+
+  static void add(FixedDecoder &d, const FixedStep &s) {
+    each_row(d.rows_, [&](int64_t i) { fixed_kernels().add(d.ints(s.from[0], i), d.width(s.to[0]), d.ints(s.to[0], i)); });
+  }
+
+  static void last(FixedDecoder &d, const FixedStep &s) {
+    const int64_t width = d.width(s.to[0]), first = d.all_ ? 0 : d.rows_ - 1;
+    d.rows_ -= first;
+    std::memmove(d.ints(s.to[0]), d.ints(s.from[0], first), sizeof(int32_t) * static_cast<size_t>(d.rows_ * width));
+  }
+};
+
+namespace {
+constexpr void (*kOperators[])(FixedDecoder &, const FixedStep &) = {
+    FixedOperators::embed,  FixedOperators::positions, FixedOperators::norm,  FixedOperators::norm,   FixedOperators::quantize,
+    FixedOperators::linear, FixedOperators::rotate,    FixedOperators::store, FixedOperators::attend, FixedOperators::gate,
+    FixedOperators::gate,   FixedOperators::add,       FixedOperators::last,
+};
+static_assert(sizeof kOperators / sizeof *kOperators == static_cast<size_t>(FixedOp::kCount), "an operator for each FixedOp");
+}  // namespace
+
+FixedDecoder::FixedDecoder(FixedProgram program) : p_(std::move(program)), buffers_(p_.buffers.size()) {
+  const size_t heads = static_cast<size_t>(p_.cache.layers * p_.cache.kv_heads * room());
+  keys_.resize(heads * static_cast<size_t>(kGroup * groups()));
+  values_.resize(heads * static_cast<size_t>(pad(p_.cache.head, kRows)));
+  key_steps_.resize(heads);
+  value_steps_.resize(heads);
+  for (const kbit_matrix &m : p_.matrices) views_.emplace_back(m);
+  for (const FixedTensor &tensor : p_.tensors) {
+    const auto *shifts = tensor.as<int8_t>();
+    least_shifts_.push_back(tensor.bits == 8 && !tensor.bytes.empty() ? *std::min_element(shifts, shifts + tensor.bytes.size())
+                                                                      : 0);
+  }
+}
+
+int64_t FixedDecoder::cache_bytes() const {
+  return static_cast<int64_t>(keys_.size() + values_.size() + sizeof(int16_t) * (key_steps_.size() + value_steps_.size()));
+}
+
+void FixedDecoder::run(const int64_t *tokens, int64_t n, int32_t *logits, bool all) {
+  const int64_t width = p_.buffers.back().width;
+  for (int64_t first = 0; first < n; first += kChunk) {
+    const int64_t count = n - first < kChunk ? n - first : kChunk;
+    run_chunk(tokens + first, count, all ? logits + first * width : logits, all);
+  }
+}
+
+void FixedDecoder::run_chunk(const int64_t *tokens, int64_t n, int32_t *logits, bool all) {
+  for (size_t b = 0; b < buffers_.size(); ++b) {
+    const size_t count = static_cast<size_t>(n * p_.buffers[b].width);
+    Rows &rows = buffers_[b];
+    switch (p_.buffers[b].kind) {
+      case FixedKind::kInt16: rows.shorts.resize(std::max(rows.shorts.size(), count)); break;
+      case FixedKind::kInt32: rows.ints.resize(std::max(rows.ints.size(), count)); break;
+      case FixedKind::kRows:
+        rows.codes.resize(std::max(rows.codes.size(), count));
+        rows.steps.resize(std::max(rows.steps.size(), static_cast<size_t>(n)));
+    }
+  }
+  tokens_ = tokens;
+  rows_ = n;
+  all_ = all;
+  for (const FixedStep &step : p_.steps) kOperators[static_cast<size_t>(step.op)](*this, step);
+  std::memcpy(logits, ints(static_cast<int>(buffers_.size()) - 1),
+              sizeof(int32_t) * static_cast<size_t>(rows_ * p_.buffers.back().width));
+  position_ += n;
+}
+
+}  // namespace kbit
