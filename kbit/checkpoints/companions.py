@@ -11,12 +11,13 @@ from kbit.checkpoints.checkpoint import Checkpoint, without_code
 from kbit.checkpoints.gguf_file import GgufCheckpoint
 from kbit.checkpoints.huggingface import CONFIG
 from kbit.checkpoints.json_file import one_line, read_json
+from kbit.checkpoints.modules import PROGRAM
 from kbit.checkpoints.open import open_checkpoint
 from kbit.checkpoints.writer import write_json
 from kbit.errors import CheckpointError
 
 COPIED = (".json", ".model", ".txt", ".jinja")
-NOT_COPIED = (CONFIG, "training.json")  # these, and indexes of shards, speak of the source's weights
+NOT_COPIED = (CONFIG, PROGRAM, "training.json")  # these, and indexes of shards, speak of the source's weights
 
 
 def copy_companions(source: Checkpoint | str | Path, out: Path) -> list[str]:

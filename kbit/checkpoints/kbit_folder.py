@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from kbit.checkpoints import stored_bytes
 from kbit.checkpoints.checkpoint import SafetensorsCheckpoint
 from kbit.checkpoints.huggingface import read_config, read_entries
 from kbit.checkpoints.json_file import DAMAGED
-from kbit.checkpoints.modules import Module, guard_of, read_modules
+from kbit.checkpoints.modules import PROGRAM, PROGRAM_TENSOR, Module, guard_of, read_modules
 from kbit.checkpoints.safetensors_header import DTYPE_NAMES, Entry, quoted
 from kbit.errors import CheckpointError, KbitError
 from kbit.packed import PackedTensor, version0
@@ -24,6 +25,7 @@ FAULTS = {
     "wrong part": "holds the tensor {name} as {found}, where the format {fmt} needs {needed}. " + DAMAGED,
     "surplus": "holds the tensor {name}, which is no part of the packed weight that it is named after. " + DAMAGED,
     "no guard": "lacks the empty tensor {name} that stands for its experts. " + DAMAGED,
+    "program": "lacks the file {name}, or it is not the one that config.json was written with. " + DAMAGED,
     "experts": "does not hold every matrix of the parameter {name} once, in one shape. " + DAMAGED,
 }
 
@@ -68,6 +70,26 @@ class KbitCheckpoint(SafetensorsCheckpoint):
     def recipe(self) -> dict[str, Any]:
         """The recipe by which it was made."""
         return self.quantization["recipe"]
+
+    @property
+    def program_sha256(self) -> str | None:
+        """SHA-256 of the steps by which the model runs on integers alone; None where it is one of floats."""
+        program = self.quantization.get("fixed_point")
+        return None if program is None else program["sha256"]
+
+    def read_program(self) -> str:
+        """Those steps, as JSON. Raises CheckpointError where the file is not the one that was written."""
+        try:
+            program = (self.path / PROGRAM).read_bytes()
+        except OSError:
+            fail(self.path, "program", name=PROGRAM)
+        if hashlib.sha256(program).hexdigest() != self.program_sha256:
+            fail(self.path, "program", name=PROGRAM)
+        return program.decode()
+
+    def read_program_tensor(self, number: int) -> Tensor:
+        """Integers that the steps name by number."""
+        return self.read(PROGRAM_TENSOR.format(number))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -127,7 +149,8 @@ class KbitCheckpoint(SafetensorsCheckpoint):
         meaning.
         """
         modules = {key: module.to_json() for key, module in sorted(self.modules.items())}
-        meaning = json.dumps({"format_version": self.format_version, "modules": modules}, sort_keys=True)
+        program = {} if self.program_sha256 is None else {"program": self.program_sha256}
+        meaning = json.dumps({"format_version": self.format_version, "modules": modules} | program, sort_keys=True)
         return stored_bytes.fingerprint(self._stored.values(), also=meaning)
 
 

@@ -1,7 +1,8 @@
 """The quantization_config of a kbit checkpoint: which packed weight means what, as written and as checked on reading.
 
 It is {"quant_method": "kbit", "format_version": 1, "source": "...", "recipe": {...}, "modules": {...}}, and a module reads
-"model.layers.0.mlp.up_proj": {"format": "nf4-b64", "shape": [172, 64]}.
+"model.layers.0.mlp.up_proj": {"format": "nf4-b64", "shape": [172, 64]}. Where the model runs on integers alone there is also
+"fixed_point": {"program": "fixed_point.json", "sha256": "..."}: the file that lists its steps.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from kbit.packed.parts import part_sizes
 QUANT_METHOD = "kbit"
 FORMAT_VERSION = 1  # what is written
 READABLE_VERSIONS = (0, 1)
+PROGRAM = "fixed_point.json"  # the steps of a model that runs on integers alone
+PROGRAM_TENSOR = "fixed_point.{}"  # the name of a tensor of its, by number
 MAX_SIDE = 2**31 - 1  # columns are stored as int32 where some are kept
 
 FAULTS = {
@@ -30,6 +33,7 @@ FAULTS = {
     "Quantize the model again, or use the kbit that wrote it.",
     "modules": "has a quantization_config without a map 'modules' of objects. " + DAMAGED,
     "recipe": "has a quantization_config whose recipe is not an object or whose source is not a string. " + DAMAGED,
+    "fixed point": f"has a fixed_point that is not the file {PROGRAM} with its SHA-256. " + DAMAGED,
     "keys": "describes module {name} by other keys than format, shape, transposed, parameter and expert. " + DAMAGED,
     "format": "gives module {name} a format that this kbit does not know: {why}",
     "shape": "gives module {name} a shape that is not two positive sizes below 2^31. " + DAMAGED,
@@ -76,9 +80,14 @@ def guard_of(parameter: str) -> Plan:
     return Plan(parameter, "U8", (0,))
 
 
-def quantization_config(modules: Iterable[Module], recipe: dict[str, Any] | None, source: str | None) -> dict[str, Any]:
-    """The quantization_config that says what `modules` are, by which recipe, and from which model."""
-    return {
+def quantization_config(
+    modules: Iterable[Module], recipe: dict[str, Any] | None, source: str | None, program_sha256: str | None = None
+) -> dict[str, Any]:
+    """The quantization_config that says what `modules` are, by which recipe, and from which model; and the hash of the program
+    of integers, where there is one.
+    """
+    fixed_point = {} if program_sha256 is None else {"fixed_point": {"program": PROGRAM, "sha256": program_sha256}}
+    return fixed_point | {
         "quant_method": QUANT_METHOD,
         "format_version": FORMAT_VERSION,
         "source": source or "",
@@ -97,6 +106,9 @@ def read_modules(folder: Path, quantization: dict[str, Any]) -> dict[str, Module
         fail(folder, "modules")
     if not isinstance(quantization.get("recipe"), dict) or not isinstance(quantization.get("source"), str):
         fail(folder, "recipe")
+    program = quantization.get("fixed_point", {"program": PROGRAM, "sha256": ""})
+    if not isinstance(program, dict) or program.get("program") != PROGRAM or not isinstance(program.get("sha256"), str):
+        fail(folder, "fixed point")
     return {key: _read_module(folder, key, entry) for key, entry in modules.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from torch import Tensor
 from kbit.checkpoints.checkpoint import without_code
 from kbit.checkpoints.huggingface import CONFIG, INDEX
 from kbit.checkpoints.layout import Plan, Shard, lay_out
-from kbit.checkpoints.modules import Module, guard_of, quantization_config
+from kbit.checkpoints.modules import PROGRAM, Module, guard_of, quantization_config
 from kbit.checkpoints.safetensors_header import DTYPE_NAMES, HEADER_LIMIT
 from kbit.checkpoints.stored_bytes import bytes_of
 from kbit.errors import CheckpointError
@@ -43,6 +44,7 @@ class CheckpointWriter:
 
     out: must not exist, or be an empty folder. config: the model's config.json; keys that name code are left out.
     recipe, source: with either, a kbit checkpoint is written (a quantization_config that holds them); without, a plain one.
+    program: the steps of a model that runs on integers alone, as JSON; they become a file of their own.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class CheckpointWriter:
         *,
         recipe: dict[str, Any] | None = None,
         source: str | None = None,
+        program: str | None = None,
     ) -> None:
         self.out = Path(out).resolve()
         self.folder = self.out.with_name(f".{self.out.name}.writing-{os.getpid()}")
         self._config = {key: value for key, value in without_code(config).items() if key != "quantization_config"}
-        self._recipe, self._source = recipe, source
+        self._recipe, self._source, self._program = recipe, source, program
         self._shard_bytes = shard_bytes
         self._modules: dict[str, Module] = {}
         self._plans: dict[str, Plan] = {}
@@ -163,7 +166,10 @@ class CheckpointWriter:
             os.fsync(file.fileno())
         config = dict(self._config)
         if self._modules or self._recipe is not None or self._source is not None:
-            config["quantization_config"] = quantization_config(self._modules.values(), self._recipe, self._source)
+            digest = None if self._program is None else hashlib.sha256(self._program.encode()).hexdigest()
+            config["quantization_config"] = quantization_config(self._modules.values(), self._recipe, self._source, digest)
+        if self._program is not None:
+            write_text(self.folder / PROGRAM, self._program)
         write_json(self.folder / CONFIG, config)
         if len(self._shards) > 1:
             total = sum(plan.nbytes for plan in self._plans.values())
@@ -204,8 +210,12 @@ def reserve(file: FileIO, size: int) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """`value` as indented JSON, on the disk when this returns."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` as UTF-8 with line feeds, on the disk when this returns."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
