@@ -35,17 +35,16 @@ void row_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_en
     for (size_t s = 0; s < w.segments.size(); ++s) {
       const Segment &segment = w.segments[s];
       Ints even = broadcast(a.start[s]), odd = broadcast(0);
-      int64_t left = segment.column_end - segment.column;
-      for (; left > kUnit; left -= 2 * kUnit, unit += 2 * 64 * K, q += 2 * kUnit) {
-        if constexpr (K < 8) ask_ahead<2 * 64 * K>(unit);
-        even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
-        odd = dot8<kBits>(odd, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit + 64 * K); }, q + kUnit);
-      }
-      if (left > 0) {
-        if constexpr (K < 8) ask_ahead<64 * K>(unit);
-        even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
-        unit += 64 * K;
-        q += kUnit;
+      for (int64_t left = segment.column_end - segment.column; left > 0; left -= kUnit, unit += 64 * K, q += kUnit) {
+        ask_ahead<64 * K>(unit);
+        if constexpr (kStepwise) {
+          each<8>([&](auto g) KBIT_LAMBDA {
+            Ints &to = g % 2 ? odd : even;  // by turns: one chain of sums would wait for itself
+            to = dot<kBits>(to, decoder.template get<g>(unit), q + kGroup * g);
+          });
+        } else {
+          even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
+        }
       }
       acc = add_segment(w, tile, segment.block, even + odd, a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
     }

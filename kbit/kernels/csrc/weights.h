@@ -69,8 +69,8 @@ struct Decoder<K, kTable8> {
 };
 
 // Weights that a single row of x meets are read once: memory is the limit, and its pages the obstacle, at whose ends the
-// machine's own prefetching stops. Bytes that the kernel meets four pages later are asked for now, into the level-2 cache. On Zen
-// 4 that makes k = 3 and 7 a third faster; k = 8, whose bytes are met as fast as memory gives them, gains nothing.
+// machine's own prefetching stops. Bytes that the kernel meets four pages later are asked for now, into the level-2 cache, a unit
+// at a time: on Zen 4 that makes k = 3 and 7 a third faster, and asking for two units at once makes k = 4 .. 7 a sixth slower.
 constexpr int64_t kAhead = 16384;
 
 // ---- scales
