@@ -29,25 +29,6 @@ KBIT_INLINE void give_sums(const View &w, int64_t tile, Ints acc, const FixedOut
 }
 
 // ---- one row of x
-// acc + the dot products of a tile's units with q, as many as hold `columns`.
-template <int K>
-KBIT_INLINE Ints dot_units(const Decoder<K, kLinear> &decoder, const uint8_t *&unit, const int8_t *&q, int64_t columns,
-                           Ints acc) {
-  Ints odd = broadcast(0);
-  for (; columns > kUnit; columns -= 2 * kUnit, unit += 2 * 64 * K, q += 2 * kUnit) {
-    if constexpr (K < 8) ask_ahead<2 * 64 * K>(unit);
-    acc = dot8<K>(acc, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
-    odd = dot8<K>(odd, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit + 64 * K); }, q + kUnit);
-  }
-  if (columns > 0) {
-    if constexpr (K < 8) ask_ahead<64 * K>(unit);
-    acc = dot8<K>(acc, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
-    unit += 64 * K;
-    q += kUnit;
-  }
-  return acc + odd;
-}
-
 template <int K>
 void fixed_row(const View &w, const FixedInput &x, int64_t tile, int64_t tile_end, const FixedOutput &out) {
   const Decoder<K, kLinear> decoder(w.m);
@@ -57,11 +38,11 @@ void fixed_row(const View &w, const FixedInput &x, int64_t tile, int64_t tile_en
     Ints acc = broadcast(0);
     // A row with one scale is one piece: no sum of it overflows on the way, since |level| <= 127 and it has less than 2^17
     // columns.
-    if (!scales) acc = dot_units(decoder, unit, q, w.columns, broadcast(x.whole[0]));
+    if (!scales) acc = dot_units(decoder, unit, q, w.columns, x.whole[0]);
     else
       for (size_t s = 0; s < w.segments.size(); ++s) {
         const Segment &segment = w.segments[s];
-        const Ints isum = dot_units(decoder, unit, q, segment.column_end - segment.column, broadcast(x.start[s]));
+        const Ints isum = dot_units(decoder, unit, q, segment.column_end - segment.column, x.start[s]);
         acc = acc + isum * load_ints(scales + segment.block * kRows);
       }
     give_sums(w, tile, acc, out, 0);

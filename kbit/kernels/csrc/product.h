@@ -24,9 +24,27 @@ KBIT_INLINE Floats add_segment(const View &w, int64_t tile, int64_t block, Ints 
   return acc;
 }
 
+// start + the dot products of the units that hold the next `columns` of a tile with q. Both go on to what follows.
+template <int K, Coding C>
+KBIT_INLINE Ints dot_units(const Decoder<K, C> &decoder, const uint8_t *&unit, const int8_t *&q, int64_t columns, int32_t start) {
+  constexpr int kBits = bits_of(K, C);
+  Ints even = broadcast(start), odd = broadcast(0);
+  for (; columns > 0; columns -= kUnit, unit += 64 * K, q += kUnit) {
+    ask_ahead<64 * K>(unit);
+    if constexpr (kStepwise) {
+      each<8>([&](auto g) KBIT_LAMBDA {
+        Ints &to = g % 2 ? odd : even;  // by turns: one chain of sums would wait for itself
+        to = dot<kBits>(to, decoder.template get<g>(unit), q + kGroup * g);
+      });
+    } else {
+      even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
+    }
+  }
+  return even + odd;
+}
+
 template <int K, Coding C>
 void row_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_end, float *y) {
-  constexpr int kBits = bits_of(K, C);
   const Decoder<K, C> decoder(w.m);
   for (; tile < tile_end; ++tile) {
     const uint8_t *unit = w.m.codes + tile * w.tile_bytes;
@@ -34,19 +52,8 @@ void row_int8(const View &w, const Activations &a, int64_t tile, int64_t tile_en
     Floats acc = broadcast(0.0f);
     for (size_t s = 0; s < w.segments.size(); ++s) {
       const Segment &segment = w.segments[s];
-      Ints even = broadcast(a.start[s]), odd = broadcast(0);
-      for (int64_t left = segment.column_end - segment.column; left > 0; left -= kUnit, unit += 64 * K, q += kUnit) {
-        ask_ahead<64 * K>(unit);
-        if constexpr (kStepwise) {
-          each<8>([&](auto g) KBIT_LAMBDA {
-            Ints &to = g % 2 ? odd : even;  // by turns: one chain of sums would wait for itself
-            to = dot<kBits>(to, decoder.template get<g>(unit), q + kGroup * g);
-          });
-        } else {
-          even = dot8<kBits>(even, [&](auto g) KBIT_LAMBDA { return decoder.template get<g>(unit); }, q);
-        }
-      }
-      acc = add_segment(w, tile, segment.block, even + odd, a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
+      const Ints isum = dot_units(decoder, unit, q, segment.column_end - segment.column, a.start[s]);
+      acc = add_segment(w, tile, segment.block, isum, a.sum[s], a.scale[s], w.m.shift ? a.shifted[s] : 0.0f, acc);
     }
     finish(w, tile, a.kept.data(), acc, y);
   }
