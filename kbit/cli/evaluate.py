@@ -45,6 +45,9 @@ def evaluate(
     compute: Annotated[
         str | None, typer.Option(help="How packed layers multiply: exact (the default), or int8 as in generating.")
     ] = None,
+    check_integer: Annotated[
+        bool, typer.Option("--check-integer", help="Watch a model of integers: an operation on a float is an error. Slow.")
+    ] = False,
     tasks: Annotated[str | None, typer.Option(help="Zero-shot tasks: lambada,winogrande,hellaswag,piqa.")] = None,
     tasks_data: Annotated[Path | None, typer.Option(help="Folder of the tasks' JSON-lines files.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each task.")] = None,
@@ -65,6 +68,7 @@ def evaluate(
     from kbit.errors import KbitError
     from kbit.evaluation import Findings, find_tasks, named_protocol, read_text, run_tasks, stored_sizes, tokenizer_of
     from kbit.models import computing
+    from kbit.models.integer_model import watch
     from kbit.recipes import quantize
     from kbit.recipes.peak import peak_bytes
 
@@ -89,6 +93,8 @@ def evaluate(
     packed = wanted.compute != "exact"  # with exact the dequantized weights give the same, and faster
     measured = quantize(base, format, method=method, packed=packed, seed=seed) if format else base
     sizes = vars(measured)["kbit_bits"].to_json() if format else stored_sizes(checkpoint, base)
+    if check_integer:
+        watch(measured)
     against, quality, results = _reference(reference, model, checkpoint, format), None, {}
     if text:
         other = base if against == model else _load_reference(against, reference, model, how) if against else None

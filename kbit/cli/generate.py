@@ -35,6 +35,9 @@ def generate(
     compute: Annotated[
         str | None, typer.Option(help="How packed layers multiply: int8 (the default where there are any), or exact.")
     ] = None,
+    check_integer: Annotated[
+        bool, typer.Option("--check-integer", help="Watch a model of integers: an operation on a float is an error. Slow.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default as torch has them.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
@@ -49,6 +52,7 @@ def generate(
     from kbit.cli.threads import use_threads
     from kbit.kernels.bench import read_speed
     from kbit.models import load
+    from kbit.models.integer_model import watch
     from kbit.models.sampling import Sampling
     from kbit.recipes import Recipe, quantize
 
@@ -59,6 +63,8 @@ def generate(
     loaded = load(model, trust_remote_code=trust_remote_code)
     if recipe is not None:
         loaded = quantize(loaded, recipe, packed=True)
+    if check_integer:
+        watch(loaded)
     generation = begin(loaded, text, chat, system, max_tokens=max_tokens, sampling=sampling, stop=stop or (), compute=compute)
     if json:
         answer = "".join(generation.pieces())

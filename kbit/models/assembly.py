@@ -16,6 +16,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from kbit.checkpoints.checkpoint import Checkpoint
+from kbit.checkpoints.kbit_folder import KbitCheckpoint
 from kbit.errors import ModelError
 
 NAMED_IN_AN_ERROR = 3
@@ -42,6 +43,7 @@ class Assembly:
     """
 
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+        require_floats(checkpoint)
         self._model, self._checkpoint = model, checkpoint
         self._state = model.state_dict(keep_vars=True)
         self._lock = threading.Lock()
@@ -164,6 +166,15 @@ class Assembly:
         """A tensor that transformers drops: old buffers, heads for training."""
         patterns = self._model._keys_to_ignore_on_load_unexpected or ()
         return COMPUTED_BUFFERS.search(source) is not None or any(re.search(pattern, source) for pattern in patterns)
+
+
+def require_floats(checkpoint: Checkpoint) -> None:
+    """Raise ModelError where a checkpoint holds integers alone, and floats are asked for."""
+    if isinstance(checkpoint, KbitCheckpoint) and checkpoint.program_sha256 is not None:
+        raise ModelError(
+            f"{checkpoint.path}: is a model of integers alone; kbit eval, kbit generate and kbit.load run it. For floats take "
+            f"the model that it was made from: {checkpoint.source}."
+        )
 
 
 def _some(names: list[str]) -> str:

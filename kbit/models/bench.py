@@ -18,6 +18,7 @@ from kbit.formats import Encoded, Format
 from kbit.kernels.bench import cache_bytes, cpu_name, read_speed, take_turns, to_read
 from kbit.methods import choose
 from kbit.models.architecture import parameters
+from kbit.models.integer_model import IntegerModel
 from kbit.models.reading import Reader, bytes_per_token, compute_of, context_of, open_reader, read, vocabulary_of, way_of
 from kbit.packed import COMPUTE, PackedTensor, pack
 
@@ -216,8 +217,15 @@ def bench_model(
         deviation = stdev(speeds) if repetitions > 1 else 0.0
         tests.append(Speed(f"{word}{n}", mean(speeds), deviation, mean(speeds) * nbytes if word == "tg" else None))
     return ModelSpeed(
-        str(model.name_or_path), parameters(model), nbytes, way_of(reader), compute_of(model, compute), tuple(tests)
+        str(model.name_or_path), weights_of(model), nbytes, way_of(reader), compute_of(model, compute), tuple(tests)
     )
+
+
+def weights_of(model: PreTrainedModel) -> int:
+    """The number of a model's parameters; of one of integers, of those that its matrices hold."""
+    if isinstance(model, IntegerModel):
+        return sum(weight.shape[0] * weight.shape[1] for weight in model.program.weights)
+    return parameters(model)
 
 
 def timed(reader: Reader, model: PreTrainedModel, n: int, *, at_once: bool) -> float:

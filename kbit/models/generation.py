@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kbit import kernels
 from kbit.errors import ModelError
 from kbit.models.detokenizer import Detokenizer, StopStrings
+from kbit.models.integer_model import IntegerModel
 from kbit.models.reading import Reader, bytes_per_token, compute_of, context_of, open_reader, read, vocabulary_of, way_of
-from kbit.models.sampling import Sampling
+from kbit.models.sampling import IntegerDraws, Sampling
 
 GB = 1e9
 
@@ -89,7 +90,7 @@ class Generation:
         prompt: Sequence[int],
         *,
         max_tokens: int,
-        sampling: Sampling,
+        sampling: Sampling | IntegerDraws,
         compute: str,
         ends: frozenset[int],
         tokenizer: PreTrainedTokenizerBase | None,
@@ -136,7 +137,7 @@ class Generation:
 
     def _run(self) -> Iterator[tuple[int | None, str]]:
         """Each token with the text that it makes certain; at the end, with None, what was held back."""
-        generator = self._sampling.generator()
+        generator: Any = self._sampling.generator()
         start = time.perf_counter()
         token = self._sampling.draw(read(self._reader, torch.tensor(self._prompt))[-1], generator)
         self._prompt_seconds = time.perf_counter() - start
@@ -191,12 +192,17 @@ def generate(
         open_reader(model, capacity, compute, native=native),
         ids,
         max_tokens=max_tokens,
-        sampling=sampling or Sampling(),
+        sampling=draws_of(model, sampling or Sampling()),
         compute=compute_of(model, compute),
         ends=ends_of(model, tokenizer) | frozenset(ends),
         tokenizer=tokenizer,
         stop=stop,
     )
+
+
+def draws_of(model: PreTrainedModel, sampling: Sampling) -> Sampling | IntegerDraws:
+    """How the next token is chosen: from floats, or from integers by integers alone."""
+    return IntegerDraws(sampling, model.program.logits_shift) if isinstance(model, IntegerModel) else sampling
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

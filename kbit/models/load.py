@@ -13,10 +13,11 @@ from kbit.checkpoints.gguf_file import GgufCheckpoint
 from kbit.checkpoints.kbit_folder import KbitCheckpoint
 from kbit.checkpoints.open import open_checkpoint
 from kbit.errors import CheckpointError, ModelError
-from kbit.models.assembly import Assembly
+from kbit.models.assembly import Assembly, require_floats
 from kbit.models.fill import Read, fill
+from kbit.models.integer_model import IntegerModel, read_program
 from kbit.models.kbit_linear import replace_all
-from kbit.models.skeleton import one_line, skeleton
+from kbit.models.skeleton import configuration, one_line, skeleton
 from kbit.models.walk import check_finite
 from kbit.packed import PackedWeight
 
@@ -33,21 +34,34 @@ def load(
     packed: the quantized layers of a kbit checkpoint are KbitLinear and KbitEmbedding modules over the mapped file, and multiply
     the bits as they lie there; experts, which share one parameter, are dequantized. False: everything is dequantized.
     trust_remote_code: run Python code that comes with the model.
+    A fixed-point checkpoint comes as an IntegerModel, which runs on integers alone and has no weights in floats.
     The model has .kbit_tokenizer (None where there is none) and .kbit_source (as asked for).
     Raises CheckpointError for damaged files, and ModelError where parameters are missing, left over or not finite.
     """
     checkpoint = open_checkpoint(path_or_hub_id, trust_remote_code=trust_remote_code)
-    model = skeleton(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
-    assembly = Assembly(model, checkpoint)
-    fill(model, _reader(checkpoint, assembly, dtype) if packed else assembly.read, assembly.names)
-    for name, parameter in model.named_parameters():
-        if not isinstance(parameter, PackedWeight):
-            check_finite(parameter.detach(), f"{path_or_hub_id}, {name.removesuffix('.weight')}")
-    replace_all(model)
+    if isinstance(checkpoint, KbitCheckpoint) and checkpoint.program_sha256 is not None:
+        if not packed:
+            require_floats(checkpoint)
+        model: PreTrainedModel = IntegerModel(read_program(checkpoint), configuration(checkpoint))
+        model.eval()
+    else:
+        model = _of_floats(checkpoint, str(path_or_hub_id), dtype, packed, trust_remote_code)
     if checkpoint.path.is_dir() and (checkpoint.path / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(str(checkpoint.path))
     tokenizer = _tokenizer(checkpoint, trust_remote_code) if _has_tokenizer(checkpoint) else None
     vars(model).update(name_or_path=str(path_or_hub_id), kbit_source=str(path_or_hub_id), kbit_tokenizer=tokenizer)
+    return model
+
+
+def _of_floats(checkpoint: Checkpoint, name: str, dtype: torch.dtype, packed: bool, trust_remote_code: bool) -> PreTrainedModel:
+    """The modules of transformers, with weights that are floats or packed bits."""
+    model = skeleton(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
+    assembly = Assembly(model, checkpoint)
+    fill(model, _reader(checkpoint, assembly, dtype) if packed else assembly.read, assembly.names)
+    for parameter_name, parameter in model.named_parameters():
+        if not isinstance(parameter, PackedWeight):
+            check_finite(parameter.detach(), f"{name}, {parameter_name.removesuffix('.weight')}")
+    replace_all(model)
     return model
 
 

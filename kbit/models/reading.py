@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 
 from kbit.errors import ModelError
 from kbit.models.decoder import Decoder, why_not_native
+from kbit.models.integer_model import IntegerModel, IntegerReader
 from kbit.models.kbit_linear import KbitLinear, computing
 from kbit.models.walk import walkable
 from kbit.packed import COMPUTE, PackedWeight
 
 CACHES = ("cache", "past_key_values", "cache_params")  # what versions of transformers call it
+INTEGERS = "integers"  # how a model of integers alone computes
 AT_ONCE = 512  # tokens of a prompt in one call: as llama.cpp's batch; more makes nothing faster and takes memory
 
 
@@ -68,15 +70,22 @@ def open_reader(model: PreTrainedModel, capacity: int, compute: str | None = Non
     """What reads up to `capacity` tokens: the native decoder where it knows the model and `native` allows it, else its modules.
 
     compute: "int8" or "exact"; None: as compute_of has it. Raises ModelError where it is int8 and no layer is packed.
+    A model of integers gives integer logits.
     """
     compute = compute_of(model, compute)
+    if isinstance(model, IntegerModel):
+        return IntegerReader(model, capacity)
     if native and why_not_native(model, capacity) is None:
         return Decoder(model, capacity, compute)
     return Modules(model, compute)
 
 
 def compute_of(model: PreTrainedModel, compute: str | None) -> str:
-    """How the layers multiply: as asked for, else int8 where layers are packed and exact where none is."""
+    """How the layers multiply: as asked for, else int8 where layers are packed and exact where none is; integers have one way."""
+    if isinstance(model, IntegerModel):
+        if compute not in (None, INTEGERS):
+            raise ModelError(f"a model of integers alone does not compute in {compute}. Leave --compute out.")
+        return INTEGERS
     if compute is None:
         return "int8" if any(isinstance(module, KbitLinear) for module in model.modules()) else "exact"
     if compute not in COMPUTE:
@@ -86,7 +95,9 @@ def compute_of(model: PreTrainedModel, compute: str | None) -> str:
 
 
 def way_of(reader: Reader) -> str:
-    """native or modules."""
+    """native, modules, or reference: the operators of kbit.fixedpoint in torch."""
+    if isinstance(reader, IntegerReader):
+        return "reference" if reader.checked else "native"
     return "native" if isinstance(reader, Decoder) else "modules"
 
 
@@ -100,12 +111,16 @@ def read(reader: Reader, tokens: Tensor) -> Tensor:
 
 def context_of(model: PreTrainedModel) -> int | None:
     """The most tokens that the model was made for; None where it states no limit (BLOOM)."""
+    if isinstance(model, IntegerModel):
+        return model.program.positions
     context: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return context
 
 
 def vocabulary_of(model: PreTrainedModel) -> int:
     """How many tokens the model knows: the rows of its embedding."""
+    if isinstance(model, IntegerModel):
+        return model.program.vocabulary
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     return weight.shape[0]
@@ -117,6 +132,8 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     Of an embedding only one row is read, which does not count, unless it is the output head too; of experts those that a router
     chooses. Norms, biases and the cache are left out.
     """
+    if isinstance(model, IntegerModel):
+        return model.bytes_per_token
     chosen = getattr(model.config.get_text_config(decoder=True), "num_experts_per_tok", None)
     total = 0.0
     for site in walkable(model)[0]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from kbit.errors import KbitError, ModelError
+from kbit.fixedpoint.sampling import IntegerSampling, next_token
 
 FIRST_LOOK = 256  # tokens sorted at first for top_p: mostly they hold it, and sorting a whole vocabulary takes milliseconds
 
@@ -79,6 +82,27 @@ class Sampling:
             n = int((probabilities.cumsum(0) < self.top_p).sum()) + 1
             ids, probabilities = ids[:n], probabilities[:n]
         return ids, probabilities / probabilities.sum()
+
+
+class IntegerDraws:
+    """The same choice from integer logits, by integers alone: temperature and top_p become dyadic here, once.
+
+    Random numbers are those of a counter (Philox), so the n-th token of a text depends on its logits, the seed and n alone.
+    """
+
+    def __init__(self, sampling: Sampling, logits_shift: int) -> None:
+        """logits_shift: what 1 of the integer logits stands for is 2^-logits_shift."""
+        self.integers = IntegerSampling.of(
+            2.0**-logits_shift, sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed
+        )
+
+    def generator(self) -> Iterator[int]:
+        """The numbers of the draws of one text."""
+        return count()
+
+    def draw(self, logits: Tensor, generator: Iterator[int]) -> int:
+        """The next token of integer logits (vocabulary,)."""
+        return next_token(logits, self.integers, next(generator))
 
 
 def most_likely(logits: Tensor, n: int) -> Tensor:

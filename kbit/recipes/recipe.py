@@ -17,6 +17,7 @@ from kbit.errors import FormatError
 from kbit.formats import Format
 from kbit.methods import METHODS
 from kbit.models import Site
+from kbit.recipes.fixed_point import FixedPoint, integer_format
 
 KEPT = "bf16"  # what `keep` and the parameters that are no matrices are stored in
 NAMED_IN_AN_ERROR = 3
@@ -31,6 +32,7 @@ class Recipe:
     A glob is matched against a matrix's key (model.layers.0.mlp.down_proj) and the name of its parameter; of several that match,
     the one with the most letters that are no wildcards decides, and of equals the last in the alphabet.
     tables: the levels of `table` codebooks by name. Routers of experts stay in bf16 unless `layers` names them.
+    fixed_point: how the model runs on integers alone (a FixedPoint, or its settings); None: it runs on floats.
     """
 
     weights: str
@@ -40,6 +42,7 @@ class Recipe:
     layers: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     tables: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    fixed_point: FixedPoint | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -52,6 +55,11 @@ class Recipe:
             settled[role] = str(self._parse(getattr(self, role)))
         settled["method"] = _method(self.method)
         settled["layers"] = {glob: self._layer(glob, choice) for glob, choice in sorted(self.layers.items())}
+        if self.fixed_point is not None:
+            settled["fixed_point"] = FixedPoint.of(self.fixed_point)
+            settled |= {role: str(integer_format(settled[role])) for role in ("weights", "embeddings", "lm_head")}
+            if self.keep:
+                raise FormatError("nothing stays in 16 bits where a model runs on integers alone. Leave out 'keep'.")
         for name, value in settled.items():
             object.__setattr__(self, name, value)
 
@@ -106,7 +114,9 @@ class Recipe:
         layers = {glob: choice if isinstance(choice, str) else dict(choice) for glob, choice in self.layers.items()}
         tables = {name: list(levels) for name, levels in self.tables.items()}
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**plain, "layers": layers, "keep": list(self.keep), "tables": tables}
+        del plain["fixed_point"]  # a recipe of floats has the JSON that it had before there were others
+        integers = {} if self.integers is None else {"fixed_point": self.integers.to_dict()}
+        return {**plain, "layers": layers, "keep": list(self.keep), "tables": tables, **integers}
 
     def choice_for(self, site: Site) -> tuple[Format, str]:
         """The format and the method of one matrix. Floats (bf16) have no method; the word is then of no effect."""
@@ -119,6 +129,12 @@ class Recipe:
             return self._parse(text), method
         text = {"embedding": self.embeddings, "lm_head": self.lm_head, "router": self.rest}.get(site.role, self.weights)
         return self._parse(text), self.method
+
+    @property
+    def integers(self) -> FixedPoint | None:
+        """How the model runs on integers alone; None where it runs on floats."""
+        assert self.fixed_point is None or isinstance(self.fixed_point, FixedPoint)
+        return self.fixed_point
 
     @property
     def rest(self) -> str:
