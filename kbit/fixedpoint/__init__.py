@@ -3,3 +3,8 @@
 docs/fixedpoint.md writes the arithmetic down; native kernels must equal it bit for bit. Knows codes and scales; no names of
 formats, no models.
 """
+
+from kbit.fixedpoint.checker import IntegerOnly
+from kbit.fixedpoint.network import convert
+
+__all__ = ["IntegerOnly", "convert"]
