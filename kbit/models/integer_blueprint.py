@@ -7,6 +7,7 @@ is the table; to add a kind, write a function that finds its parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,6 +145,17 @@ def blueprint_of(model: PreTrainedModel) -> Blueprint:
         raise FixedPointError(_strange(model))
     with torch.no_grad():
         return KINDS[kind](model)
+
+
+def with_weights(blueprint: Blueprint, read: Callable[[str], Tensor]) -> Blueprint:
+    """A copy whose matrices have the weights of `read`, by name: what stored bits stand for, to be run in floating point."""
+    tied = blueprint.tied
+    copy = deepcopy(blueprint)
+    for linear in (*copy.linears(), copy.embedding, copy.head):
+        linear.weight = read(linear.name)
+    if tied:
+        copy.head.weight = copy.embedding.weight
+    return copy
 
 
 def _llama_like(model: PreTrainedModel) -> Blueprint:

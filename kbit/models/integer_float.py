@@ -1,7 +1,8 @@
 """A blueprint run in floating point: what calibration watches, and what the integers are held against, place by place.
 
 A place is where values lie between two operators: `3.attention` (what q, k and v of layer 3 multiply), `3.q`, `3.k`, `3.v`,
-`3.mixed` (what o multiplies), `3.mlp`, `3.gate`, `3.up`, `3.inner` (what down multiplies), `residual`, `head`, `logits`.
+`3.queries`, `3.keys`, `3.values` (the heads that attention takes), `3.mixed` (what o multiplies), `3.mlp`, `3.gate`, `3.up`,
+`3.inner` (what down multiplies), `residual`, `head`, `logits`.
 """
 
 from __future__ import annotations
@@ -74,18 +75,18 @@ def attend(blueprint: Blueprint, attention: Attention, x: Tensor, at: See) -> Te
     heads = {}
     tables = rotations(blueprint, n)
     for name, linear, norm in (
-        ("q", attention.q, attention.q_norm),
-        ("k", attention.k, attention.k_norm),
-        ("v", attention.v, None),
+        ("queries", attention.q, attention.q_norm),
+        ("keys", attention.k, attention.k_norm),
+        ("values", attention.v, None),
     ):
-        y = at(name, multiplied(x, linear)).view(batch, n, -1, blueprint.head_dim)
+        y = at(name[0], multiplied(x, linear)).view(batch, n, -1, blueprint.head_dim)
         if norm is not None:
-            y = at(f"{name}_norm", normalised(y, norm))
-        if name != "v" and tables is not None:
+            y = at(f"{name[0]}_norm", normalised(y, norm))
+        if name != "values" and tables is not None:
             y = rotated(y, *(table.to(y.dtype) for table in tables))
-        heads[name] = y.transpose(1, 2)
-    k, v = (heads[name].repeat_interleave(group, 1) for name in "kv")
-    mixed = functional.scaled_dot_product_attention(heads["q"], k, v, is_causal=True, scale=attention.scaling)
+        heads[name] = at(name, y).transpose(1, 2)
+    k, v = (heads[name].repeat_interleave(group, 1) for name in ("keys", "values"))
+    mixed = functional.scaled_dot_product_attention(heads["queries"], k, v, is_causal=True, scale=attention.scaling)
     return multiplied(at("mixed", mixed.transpose(1, 2).reshape(batch, n, -1)), attention.o)
 
 

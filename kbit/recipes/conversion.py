@@ -21,7 +21,7 @@ from kbit.errors import FixedPointError, ModelError
 from kbit.fixedpoint.linear import LinearWeight
 from kbit.formats import Format
 from kbit.models import Site, load, parameters
-from kbit.models.integer_blueprint import Blueprint, Linear, blueprint_of
+from kbit.models.integer_blueprint import Blueprint, Linear, blueprint_of, with_weights
 from kbit.models.integer_float import INPUTS
 from kbit.models.integer_lower import Bits, Ranges, lower
 from kbit.models.integer_program import Program
@@ -59,6 +59,11 @@ class Converted:
     rows: tuple[LayerResult, ...]
     fallbacks: tuple[str, ...]
     bits: BitCount
+
+    def in_floats(self) -> Blueprint:
+        """The very weights of the program, to be run in floating point: what the integers are held against."""
+        weights = dict(zip(self.program.names, self.program.weights, strict=True))
+        return with_weights(self.blueprint, lambda name: weights[name].dequantize())
 
 
 @dataclass(frozen=True)

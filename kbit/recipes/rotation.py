@@ -48,7 +48,7 @@ def orthogonal(n: int, seed: int) -> Tensor:
     matrix = hadamard(torch.eye(width, dtype=torch.float64), width) * width**-0.5
     if width < n:
         rest, _ = torch.linalg.qr(torch.randn(n // width, n // width, generator=generator, dtype=torch.float64))
-        matrix = torch.kron(rest, matrix)
+        matrix = torch.kron(rest.contiguous(), matrix)
     signs = torch.randint(2, (n, 1), generator=generator) * 2 - 1
     return matrix * signs
 
