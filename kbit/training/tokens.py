@@ -27,13 +27,18 @@ def read_documents(folder: Path) -> Iterator[str]:
     if not paths:
         raise TextError(f"{folder}: no *.jsonl or *.jsonl.xz to train on. Name a folder of files with a 'text' on each line.")
     for path in paths:
-        open_text = lzma.open if path.suffix == ".xz" else open
-        with open_text(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield json.loads(line)["text"]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise TextError(f"{path}, line {number}: no JSON object with a 'text' ({error}).") from error
+        yield from read_lines(path)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The "text" of each line of a *.jsonl or *.jsonl.xz. Raises TextError where a line has none."""
+    open_text = lzma.open if path.suffix == ".xz" else open
+    with open_text(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise TextError(f"{path}, line {number}: no JSON object with a 'text' ({error}).") from error
 
 
 def train_tokenizer(folder: Path, vocabulary: int) -> PreTrainedTokenizerFast:

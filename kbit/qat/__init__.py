@@ -1,0 +1,21 @@
+"""Quantization-aware training: prepare, train, convert. The quantizer is in the loop, and its scales learn with the weights."""
+
+from kbit.qat.checkpoint import qat_checkpoint
+from kbit.qat.plan import TrainPlan
+from kbit.qat.prepare import METHOD, convert, prepare_qat
+from kbit.qat.result import QatResult
+from kbit.qat.text import TrainingText, read_training_text
+from kbit.qat.train import Trained, train_qat
+
+__all__ = [
+    "METHOD",
+    "QatResult",
+    "TrainPlan",
+    "Trained",
+    "TrainingText",
+    "convert",
+    "prepare_qat",
+    "qat_checkpoint",
+    "read_training_text",
+    "train_qat",
+]

@@ -1,0 +1,100 @@
+"""qat_checkpoint: a model on disk in, the trained and packed model on disk out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from kbit.checkpoints import open_checkpoint
+from kbit.checkpoints.kbit_folder import KbitCheckpoint
+from kbit.errors import CheckpointError, ModelError
+from kbit.evaluation.forward import context_of, tokenizer_of
+from kbit.formats import Format
+from kbit.models import load
+from kbit.qat.plan import TrainPlan
+from kbit.qat.prepare import METHOD, prepare_qat
+from kbit.qat.result import QatResult
+from kbit.qat.text import read_training_text
+from kbit.qat.train import Progress, Trained, train_qat
+from kbit.qat.write import TRAINING, write_checkpoint
+from kbit.recipes import Recipe
+
+LONGEST_WINDOW = 2048
+
+
+def qat_checkpoint(
+    source: str | Path,
+    fmt_or_recipe: Recipe | Format | str,
+    out: str | Path,
+    *,
+    text: str | Path,
+    plan: TrainPlan,
+    state: str | Path | None = None,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+    progress: Progress = lambda step, steps, doing: None,
+) -> QatResult:
+    """Train the model `source` under the recipe on `text`, and write it to the new folder `out` as a kbit checkpoint.
+
+    state: where the state of training is kept until it is done, by default beside `out`, with .training after its name. Killed
+    at any moment and called again, it goes on from there.
+    Raises what train_qat, read_training_text and prepare_qat raise, and CheckpointError where `out` is taken.
+    """
+    out, state = Path(out), Path(state or f"{out}.training")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists and is not empty. Name a new folder, or empty this one.")
+    checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
+    if isinstance(checkpoint, KbitCheckpoint):
+        raise ModelError(f"{source}: is quantized already. Train the model that it was made from: {checkpoint.source}.")
+    recipe = fmt_or_recipe if isinstance(fmt_or_recipe, Recipe) else Recipe.of(fmt_or_recipe, METHOD)
+    teacher = load(source, trust_remote_code=trust_remote_code)
+    plan = with_window(plan, teacher)
+    read: dict[str, Any] = {"window": plan.window, "batch": plan.batch, "steps": plan.steps, "held_out": plan.held_out}
+    words = read_training_text(text, tokenizer_of(teacher), seed=plan.seed, **read)
+    model = prepare_qat(teacher, recipe)
+    trained = train_qat(model, teacher, words, plan, state=state, progress=progress, device=device)
+    result = result_of(trained, str(source), str(out), recipe, plan)
+    if trained.main:
+        before = checkpoint.path / TRAINING
+        known = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
+        write_checkpoint(trained.model, checkpoint, out, result.training(known), name=source)
+        if trained.stopped is None:
+            shutil.rmtree(state, ignore_errors=True)
+    return result
+
+
+def with_window(plan: TrainPlan, model: PreTrainedModel) -> TrainPlan:
+    """The plan with a window that the model reads. Raises ModelError where it asks for a longer one."""
+    context = context_of(model)
+    if plan.window is not None and context is not None and plan.window > context:
+        raise ModelError(
+            f"the window is {plan.window} tokens, the model's context {context}. Take a window of at most {context}."
+        )
+    return replace(plan, window=plan.window or min(LONGEST_WINDOW, context or LONGEST_WINDOW))
+
+
+def result_of(trained: Trained, source: str, out: str, recipe: Recipe, plan: TrainPlan) -> QatResult:
+    """The figures of a training."""
+    history = trained.history
+    return QatResult(
+        source=source,
+        out=out,
+        recipe=recipe,
+        plan=plan,
+        bits=vars(trained.model)["kbit_bits"],
+        loss_16_bits=trained.held_out_reference,
+        loss_before=history.held_out[0][1],
+        loss=trained.held_out,
+        step=trained.step,
+        steps=len(history.losses),
+        tokens=trained.tokens,
+        seconds=history.seconds,
+        held_out=tuple(history.held_out),
+        main=trained.main,
+        stopped=trained.stopped,
+    )
