@@ -55,7 +55,7 @@ def quantize_checkpoint(
     model = skeleton(checkpoint, trust_remote_code=trust_remote_code)
     bits = total_bits(model, recipe)
     work = _Work(str(source), model, Assembly(model, checkpoint), recipe, seed)
-    with CheckpointWriter(Path(out), _config(checkpoint, model), recipe=recipe.to_dict(), source=_lasting_name(source)) as writer:
+    with CheckpointWriter(Path(out), written_config(checkpoint, model), recipe=recipe.to_dict(), source=lasting_name(source)) as writer:
         work.declare(writer)
         rows = list(work.write(writer, progress))
         copy_companions(checkpoint, writer.folder)
@@ -158,14 +158,14 @@ def relative_error(w: Tensor, decoded: Tensor) -> float:
     return (noise / signal) ** 0.5 if signal else 0.0
 
 
-def _config(checkpoint: Checkpoint, model: PreTrainedModel) -> dict[str, object]:
+def written_config(checkpoint: Checkpoint, model: PreTrainedModel) -> dict[str, object]:
     """The checkpoint's own config.json; where its output head is not tied after all, it says so."""
     if checkpoint.config.get("tie_word_embeddings", True) and not model.config.tie_word_embeddings:
         return {**checkpoint.config, "tie_word_embeddings": False}
     return checkpoint.config
 
 
-def _lasting_name(source: str | Path) -> str:
+def lasting_name(source: str | Path) -> str:
     """A path as it can be found from any folder; a hub id as it is."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else str(source)
