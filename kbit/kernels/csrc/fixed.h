@@ -83,8 +83,8 @@ struct FixedKernels {
   RowStep (*quantize)(const FixedCodes &, Integers from, int64_t n, int8_t *to, int32_t *scratch);
   void (*rotate)(int16_t *x, const int16_t *cosine, const int16_t *sine, int64_t half);
   void (*attend)(const FixedAttention &, const int16_t *query, int16_t *to);
-  // up = NULL: activate. `curve` has kCurveKnots numbers.
-  void (*gate)(const int16_t *gates, const int16_t *up, int64_t n, int places, const int32_t *curve, int32_t *to);
+  // up = NULL: activate. `pairs` has kCurveKnots numbers: each knot, and 16 places up the next.
+  void (*gate)(const int16_t *gates, const int16_t *up, int64_t n, int places, const int32_t *pairs, int32_t *to);
   void (*add)(const int32_t *x, int64_t n, int32_t *to);
   void (*add_shifted)(const int16_t *x, int left, int64_t n, int32_t *to);
 };

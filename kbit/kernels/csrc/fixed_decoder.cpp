@@ -145,11 +145,11 @@ struct FixedOperators {
   }
 
   static void gate(FixedDecoder &d, const FixedStep &s) {
-    const int32_t *curve = d.p_.curves[static_cast<size_t>(s.table)].data();
+    const int32_t *pairs = d.curves_[static_cast<size_t>(s.table)].data();
     const int64_t width = d.width(s.to[0]);
     each_row(d.rows_, [&](int64_t i) {
       const int16_t *up = s.op == FixedOp::kGate ? d.shorts(s.from[1], i) : nullptr;
-      fixed_kernels().gate(d.shorts(s.from[0], i), up, width, static_cast<int>(s.numbers[0]), curve, d.ints(s.to[0], i));
+      fixed_kernels().gate(d.shorts(s.from[0], i), up, width, static_cast<int>(s.numbers[0]), pairs, d.ints(s.to[0], i));
     });
   }
 
@@ -180,6 +180,13 @@ FixedDecoder::FixedDecoder(FixedProgram program) : p_(std::move(program)), buffe
   key_steps_.resize(heads);
   value_steps_.resize(heads);
   for (const kbit_matrix &m : p_.matrices) views_.emplace_back(m);
+  for (const std::vector<int32_t> &curve : p_.curves) {
+    curves_.emplace_back(curve.size());
+    for (size_t i = 0; i < curve.size(); ++i) {
+      const int32_t next = curve[i + 1 < curve.size() ? i + 1 : i];
+      curves_.back()[i] = static_cast<int32_t>(static_cast<uint32_t>(next) << 16 | static_cast<uint32_t>(curve[i]));
+    }
+  }
   for (const FixedTensor &tensor : p_.tensors) {
     const auto *shifts = tensor.as<int8_t>();
     least_shifts_.push_back(tensor.bits == 8 && !tensor.bytes.empty() ? *std::min_element(shifts, shifts + tensor.bytes.size())

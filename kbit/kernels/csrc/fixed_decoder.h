@@ -57,7 +57,8 @@ class FixedDecoder {
 
   FixedProgram p_;
   std::vector<View> views_;
-  std::vector<int> least_shifts_;  // of each tensor of shifts
+  std::vector<std::vector<int32_t>> curves_;  // a knot and the next together, for one look-up
+  std::vector<int> least_shifts_;             // of each tensor of shifts
   int64_t position_ = 0;
   std::vector<uint8_t> keys_, values_;            // as FixedAttention has them, one (layer, head) after another
   std::vector<int16_t> key_steps_, value_steps_;  // (layers, heads, room)

@@ -150,14 +150,14 @@ inline void fixed_rotate(int16_t *x, const int16_t *cosine, const int16_t *sine,
   });
 }
 
-inline void fixed_gate(const int16_t *gates, const int16_t *up, int64_t n, int places, const int32_t *curve, int32_t *to) {
+inline void fixed_gate(const int16_t *gates, const int16_t *up, int64_t n, int places, const int32_t *pairs, int32_t *to) {
   constexpr int kKnot = 6;  // 64 knots for each 1
   const int between = places > kKnot ? places - kKnot : 0, spread = places < kKnot ? kKnot - places : 0;
   const int32_t edge = 16 << places;
   in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA {
     const Ints g = take(gates + c, count), x = held(g, edge) + broadcast(edge);
     const Ints i = shift_right(shift_left(x, spread), between), rest = x & broadcast((1 << between) - 1);
-    const Ints here = lookup(curve, i), there = lookup(curve, min(i + broadcast(1), broadcast(kCurveKnots - 1)));
+    const Ints knots = lookup(pairs, i), here = knots & broadcast(0xffff), there = shift_right(knots, 16) & broadcast(0xffff);
     const Ints y = g * (here + rounding_shift((there - here) * rest, between));
     give(to + c, up ? rounding_shift(y, 15) * take(up + c, count) : y, count);
   });
@@ -228,7 +228,8 @@ inline void fixed_attend(const FixedAttention &a, const int16_t *query, int16_t 
   // Step 6: a digit's sum grows by 4 * 127 * 255 a group at most, so 2^12 groups fit an int32.
   constexpr int64_t kTogether = 4096;
   const Longs carries = broadcast_long(kWideBias * sum(weights));
-  alignas(64) int64_t mixed[kMostHead + 16];
+  Longs mixed[kMostHead / 16];
+  int64_t each_o[kMostHead];
   for (int64_t d = 0; d < a.head; d += 16) {
     const uint8_t *value = a.values + d * a.capacity;
     Longs o = broadcast_long(0) - carries;
@@ -241,19 +242,19 @@ inline void fixed_attend(const FixedAttention &a, const int16_t *query, int16_t 
       }
       each<kDigits>([&](auto i) KBIT_LAMBDA { o = o + multiply(sums_of[i], broadcast(1 << 7 * i)); });
     }
-    store_longs(mixed + d, o);
+    mixed[d / 16] = o;
+    store_longs(each_o + d, o);
   }
   int64_t largest_o = 0;
   for (int64_t d = 0; d < a.head; ++d) {
-    const int64_t size = mixed[d] < 0 ? -mixed[d] : mixed[d];
+    const int64_t size = each_o[d] < 0 ? -each_o[d] : each_o[d];
     largest_o = size > largest_o ? size : largest_o;
   }
   const int g = bits(largest_o) > 30 ? bits(largest_o) - 30 : 0, h = bits(divisor) > 31 ? bits(divisor) - 31 : 0;
-  const int64_t reciprocal = (int64_t{1} << 60) / (divisor >> h);
-  for (int64_t d = 0; d < a.head; ++d) {
-    const int64_t y = rounding_shift(rounding_shift(mixed[d], g) * reciprocal, 60 + h + a.k_v - 1 - s - g);
-    to[d] = static_cast<int16_t>(held(y, INT16_MIN, INT16_MAX));
-  }
+  const Ints reciprocal = broadcast(static_cast<int32_t>((int64_t{1} << 60) / (divisor >> h)));
+  in_sixteens(a.head, [&](int64_t d, int n) KBIT_LAMBDA {
+    give(to + d, rounded(multiply(rounded(mixed[d / 16], g), reciprocal), 60 + h + a.k_v - 1 - s - g), n);
+  });
 }
 
 }  // namespace LANES

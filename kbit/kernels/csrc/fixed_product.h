@@ -1,9 +1,9 @@
 // The exact product of a packed matrix and rows of 8-bit codes, and what becomes of its sums: product.h without floats.
 #pragma once
 
+#include "dots.h"
 #include "fixed.h"
 #include "fixed_words.h"
-#include "product.h"
 
 namespace kbit {
 namespace LANES {
@@ -113,9 +113,12 @@ constexpr ByK<FixedRow> fixed_row_table(std::integer_sequence<int, K...>) {
   return {{nullptr, nullptr, fixed_row<K + 2>...}};
 }
 inline void fixed_product(const View &w, const FixedInput &x, int64_t tile, int64_t tile_end, const FixedOutput &out) {
-  static constexpr ByK<FixedRow> rows = fixed_row_table(FixedKs{});
-  if (x.n > 1 || !w.by_units) fixed_panels(w, x, tile, tile_end, out);
-  else rows.k[w.m.k](w, x, tile, tile_end, out);
+  // Where panels hold a row of x at a time (scalar), they serve one row too: the fewer kernels to compile.
+  if constexpr (kTokens > 1) {
+    static constexpr ByK<FixedRow> rows = fixed_row_table(FixedKs{});
+    if (x.n == 1 && w.by_units) return rows.k[w.m.k](w, x, tile, tile_end, out);
+  }
+  fixed_panels(w, x, tile, tile_end, out);
 }
 
 // ---- rows of x made ready, and rows of w
