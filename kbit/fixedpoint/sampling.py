@@ -57,7 +57,7 @@ def next_token(logits: Tensor, sampling: IntegerSampling, position: int, sequenc
     A token's chance is p / D to 2^-48, and p is exp2_neg's: within 1 + 2^-20 of it.
     """
     if sampling.multiplier == 0:
-        return int(logits.argmax()) if len(logits) < 2 else int((logits == logits.max()).nonzero()[0])
+        return int((logits == logits.max()).nonzero()[0])
     if len(logits) > 2**18:
         raise FixedPointError(f"sampling among {len(logits)} tokens. Sums are proven for at most {2**18}.")
     x = scaled(logits.long() * sampling.multiplier, sampling.shift)
