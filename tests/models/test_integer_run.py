@@ -1,4 +1,4 @@
-"""A program of integers against the same weights in floating point, against itself cut otherwise, and against the native kernels."""
+"""A program of integers against the same weights in floating point, itself cut otherwise, and the native kernels."""
 
 import pytest
 import torch

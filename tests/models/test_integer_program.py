@@ -1,0 +1,145 @@
+"""A program as a file: it comes back as it was, and nothing in a damaged one can make a step read or write where it may not."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kbit.models.integer_program import OPERATORS, Buffer, Program, Step, WrongProgramError
+from kbit.models.integer_run import MAKERS
+from tests.models.integer_models import KINDS, converted
+
+
+def again(program, text):
+    """The program of `text`, with the matrices and tensors of another."""
+    weights = dict(zip(program.names, program.weights, strict=True))
+    return Program.from_json(text, weights.__getitem__, program.tensors.__getitem__)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_comes_back_from_its_json(kind):
+    program = converted(kind).program
+    back = again(program, program.to_json())
+    assert back == program
+    assert back.to_json() == program.to_json()
+
+
+def test_every_operator_can_be_run():
+    assert set(OPERATORS) == set(MAKERS)
+    assert {step.op for kind in KINDS for step in converted(kind).program.steps} == set(OPERATORS)
+
+
+def step_of(program, op):
+    """Number of the first step with this operator."""
+    return next(number for number, step in enumerate(program.steps) if step.op == op)
+
+
+def changed(program, op, /, **changes):
+    """The program with one step changed."""
+    number = step_of(program, op)
+    steps = list(program.steps)
+    steps[number] = replace(steps[number], **changes)
+    return replace(program, steps=steps)
+
+
+WRONG_STEPS = [
+    ("rms_norm", {"op": "rms"}, "there is no operator 'rms'"),
+    ("embed", {"matrix": (1,)}, "its scales|is not torch.int16|of another shape"),
+    ("embed", {"matrix": (10**6,)}, "it names a buffer or matrix that there is not"),
+    ("embed", {"matrix": (-1,)}, "it names a buffer or matrix that there is not"),
+    ("embed", {"to": ()}, "it has too few or too many operands"),
+    ("embed", {"multiplier": (-1,)}, "it lacks a tensor"),
+    ("embed", {"shift": (10**6,)}, "it names a tensor that there is not"),
+    ("rms_norm", {"numbers": (31, 40, 0, 0)}, "its width does not divide the row"),
+    ("rms_norm", {"numbers": (32, 40, 2**61, 0)}, "its shift or epsilon is none"),
+    ("rms_norm", {"numbers": (32, 400, 0, 0)}, "its shift or epsilon is none"),
+    ("rms_norm", {"tensor": ()}, "it has too few or too many operands"),
+    ("quantize", {"numbers": (9, 0, 0, 0)}, "its bits or its step are none"),
+    ("quantize", {"numbers": (8, 2**15, 0, 0)}, "its bits or its step are none"),
+    ("quantize", {"numbers": (8, 0, 0, 3)}, "its transform does not divide the row"),
+    ("quantize", {"numbers": (8, 0, 0, 64)}, "its transform does not divide the row"),
+    ("linear", {"to": (0, 0, 0)}, "of another shape|it reads a buffer"),
+    ("linear", {"from_": (0,)}, "it does not read codes|names a buffer"),
+    ("linear", {"bias": (0,)}, "it has too few or too many operands|it has biases for some"),
+    ("rotate", {"numbers": (7, 4)}, "its heads do not divide the row"),
+    ("rotate", {"numbers": (8, 10)}, "its pairs do not fit a head"),
+    ("rotate", {"tensor": (0, 0)}, "is not torch.int16 of shape"),
+    ("store", {"numbers": (2, 8)}, "it has no layer of the cache, or other bits"),
+    ("store", {"numbers": (0, 4)}, "it has no layer of the cache, or other bits"),
+    ("attend", {"numbers": (-1, 1, 1, 8)}, "it has no layer of the cache, or other bits"),
+    ("attend", {"numbers": (0, 2**15, 1, 8)}, "its scale of scores is none"),
+    ("attend", {"numbers": (0, 1, 63, 8)}, "its scale of scores is none"),
+    ("gate", {"table": "relu"}, "it has no table or places that there are"),
+    ("gate", {"numbers": (16,)}, "it has no table or places that there are"),
+    ("add", {"from_": (3,)}, "its buffers are of other kinds"),
+    ("last", {"op": "add"}, "it reads a buffer that no step before it wrote|no step writes|comes once"),
+]
+
+
+@pytest.mark.parametrize(("op", "changes", "said"), WRONG_STEPS)
+def test_a_wrong_step_is_refused(op, changes, said):
+    with pytest.raises(WrongProgramError, match=said):
+        changed(converted("llama").program, op, **changes).check()
+
+
+def test_what_is_read_was_written_before():
+    program = converted("llama").program
+    for op in ("rms_norm", "quantize", "linear"):
+        steps = [step for number, step in enumerate(program.steps) if number != step_of(program, op)]
+        with pytest.raises(WrongProgramError, match="reads a buffer that no step before it wrote"):
+            replace(program, steps=steps).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"positions": 0}, "its positions or logits_shift are none"),
+        ({"logits_shift": 40}, "its positions or logits_shift are none"),
+        ({"steps": []}, "its first step does not embed tokens"),
+        ({"buffers": []}, "its last buffer is not one of logits"),
+        ({"buffers": [Buffer(2**30, "int32")]}, "a buffer has no kind or width that there is"),
+        ({"buffers": [Buffer(8, "float"), Buffer(8, "int32")]}, "a buffer has no kind or width that there is"),
+    ],
+)
+def test_a_wrong_program_is_refused(changes, said):
+    with pytest.raises(WrongProgramError, match=said):
+        replace(converted("llama").program, **changes).check()
+
+
+def test_a_weight_without_whole_numbers_is_refused():
+    from kbit.recipes import pack
+
+    program = converted("llama").program
+    weights = [pack(torch.randn(weight.shape), "nf4-b64") for weight in program.weights]
+    with pytest.raises(WrongProgramError, match="a matrix is in nf4-b64, which has no whole numbers in 8 bits"):
+        replace(program, weights=weights).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[:100], "it is no list of steps"),
+        (lambda text: "[" * 100_000, "it is no list of steps"),
+        (lambda text: "[]", "it is not of version 1"),
+        (lambda text: text.replace('"version": 1', '"version": 2'), "it is not of version 1"),
+        (lambda text: text.replace('"positions": 128', '"positions": 128.5'), "it is no list of steps"),
+        (lambda text: text.replace('"positions": 128', '"positions": true'), "it is no list of steps"),
+        (lambda text: text.replace('"op": "embed"', '"op": 3'), "a step is no object with an op"),
+        (lambda text: text.replace('"op": "embed"', '"of": "embed"'), "a step is no object with an op"),
+        (lambda text: text.replace('"numbers": [', '"numbers": [0.5, ', 1), "'numbers' that is no list of whole numbers"),
+        (lambda text: text.replace('"multiplier"', '"multiply"', 1), "'multiply' that is no list of whole numbers"),
+        (lambda text: json.dumps(json.loads(text) | {"tensors": 10**9}), "it names more tensors than there can be"),
+        (lambda text: json.dumps(json.loads(text) | {"tensors": -1}), "it names more tensors than there can be"),
+        (lambda text: json.dumps(json.loads(text) | {"cache": {}}), "it is no list of steps"),
+    ],
+)
+def test_a_damaged_file_is_refused(change, said):
+    program = converted("llama").program
+    with pytest.raises(WrongProgramError, match=said):
+        again(program, change(program.to_json()))
+
+
+def test_a_step_writes_what_it_says():
+    step = Step("linear", (3,), (4, 5), (0, 1), (2, 3), (4, 5), (-1, -1))
+    assert Step.from_json(json.loads(json.dumps(step.to_json()))) == step
