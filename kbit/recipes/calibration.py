@@ -136,5 +136,5 @@ def _clip(seen: Seen, estimator: str, k: int) -> float:
         assert seen.moving.high is not None
         return float(torch.maximum(seen.moving.low.abs(), seen.moving.high.abs()))
     fmt = Format.parse(f"int{k}-tensor")
-    _, high = RANGES[estimator](torch.cat(seen.rows), fmt, fmt.levels())
-    return float(high)
+    low, high = RANGES[estimator](torch.cat(seen.rows), fmt, fmt.levels())
+    return float(torch.maximum(low.abs(), high.abs()))

@@ -125,7 +125,7 @@ def test_a_recipe_in_yaml(tmp_path):
     [
         (
             "weight: nf4-b64",
-            "there is no setting 'weight'. Settings are weights, method, embeddings, lm_head, layers, keep, tables, fixed_point; ",
+            "there is no setting 'weight'. Settings are weights, method, embeddings, lm_head, layers, keep, tables, fixed_point;",
         ),
         ("method: rtn", "it lacks the setting 'weights'. Write the format of the linear layers, such as weights: nf4-b64."),
         ("weights: 4", "the setting 'weights' must be a word, such as nf4-b64 or rtn."),
