@@ -23,7 +23,7 @@ LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MADE_BY_COMMANDS = ("runs.db", "report", "small", "my-family", "texts", "recipe.yaml", "build", "dist")
 IN_BACKQUOTES = re.compile(r"`((?:kbit|tests|docs|scripts|benchmarks|examples|family)/[\w./*-]+)`")
-PLANNED = ("kbit/kernels", "kbit/server", "kbit/qat", "kbit/fixedpoint")
+PLANNED = ("kbit/kernels/triton", "kbit/server")
 
 
 def names(path: Path) -> str:

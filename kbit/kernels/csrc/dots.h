@@ -22,7 +22,7 @@ KBIT_INLINE Ints dot_units(const Decoder<K, C> &decoder, const uint8_t *&unit, c
   constexpr int kBits = bits_of(K, C);
   Ints even = broadcast(start), odd = broadcast(0);
   for (; columns > 0; columns -= kUnit, unit += 64 * K, q += kUnit) {
-    ask_ahead<64 * K>(unit);
+    if constexpr (K < 8) ask_ahead<64 * K>(unit);
     if constexpr (kStepwise) {
       each<8>([&](auto g) KBIT_LAMBDA {
         Ints &to = g % 2 ? odd : even;  // by turns: one chain of sums would wait for itself

@@ -70,7 +70,7 @@ struct Decoder<K, kTable8> {
 
 // Weights that a single row of x meets are read once: memory is the limit, and its pages the obstacle, at whose ends the
 // machine's own prefetching stops. Bytes that the kernel meets four pages later are asked for now, into the level-2 cache, a unit
-// at a time: on Zen 4 that makes k = 3 and 7 a third faster, and asking for two units at once makes k = 4 .. 7 a sixth slower.
+// at a time: on Zen 4 that makes k = 3 and 7 a third faster, while k = 8, which meets bytes as fast as memory gives them, loses.
 constexpr int64_t kAhead = 16384;
 
 // ---- scales
