@@ -13,7 +13,9 @@ from kbit.fixedpoint.attention import ScoreScale
 from kbit.fixedpoint.norms import NormWeight
 from kbit.fixedpoint.rotary import frequencies, rotary_tables
 from kbit.fixedpoint.tables import CURVES, curve, exp2_table
+from kbit.formats import Format
 from kbit.kernels import FixedDecoder
+from kbit.methods import choose
 from kbit.models.integer_program import Cache, Program, Step
 from kbit.packed import PackedTensor, pack
 from tests.packed.formats import encoded
@@ -73,7 +75,12 @@ class Maker:
         w = NormWeight.of(gamma, bias, 1e-5, X_SCALE, Y_SCALE, centred=op == "layer_norm")
         numbers = (width, w.shift, w.epsilon, w.least)
         if self.wild and self.draw.random() < 0.6:
-            numbers = (width, self.draw.randint(-40, 80), self.draw.randrange(2 ** self.draw.randint(0, 61)), self.draw.randint(-21, 9))
+            numbers = (
+                width,
+                self.draw.randint(-40, 80),
+                self.draw.randrange(2 ** self.draw.randint(0, 61)),
+                self.draw.randint(-21, 9),
+            )
         bias_of = () if w.bias is None else (self.program.tensor(w.bias),)
         self.step(op, [from_], [to], tensor=(self.program.tensor(w.gamma),), bias=bias_of, numbers=numbers)
 
@@ -83,7 +90,9 @@ class Maker:
         k = self.draw.choice((8, 8, 8, 4, self.draw.randint(2, 8)))
         powers = [2**p for p in range(1, 10) if width % 2**p == 0]
         turn = self.draw.choice(powers) if powers and (turned or self.wild) else 0
-        a, e = (self.draw.randint(1, 2**15 - 1), self.draw.randint(0, 31)) if self.wild else (self.draw.randint(2**14, 2**15 - 1), 2)
+        a, e = (
+            (self.draw.randint(1, 2**15 - 1), self.draw.randint(0, 31)) if self.wild else (self.draw.randint(2**14, 2**15 - 1), 2)
+        )
         if self.draw.random() < 0.6:
             a = e = 0
         self.step("quantize", [from_], [to], numbers=(k, a, e, turn))
@@ -99,12 +108,66 @@ class Maker:
             made = {"matrix": (matrix,), **self.scales(matrix, size, places)}
             bias = self.integers(-(2**10), 2**10, buffers[buffer].width) if biased else None
             if biased and self.wild:
-                bias = self.integers(-(2**31), 2**31 - 1, buffers[buffer].width)
+                bias = self.integers(-(2**31), 2**31 - 1, buffers[buffer].width) >> self.draw.randint(0, 31)
             made["bias"] = (self.program.tensor(None if bias is None else bias.int()),)
             operands = {name: numbers + made[name] for name, numbers in operands.items()}
         if not biased:
             operands.pop("bias")
         self.step("linear", [from_], to, **operands)
+
+    # ---- programs of one operator: numbers that are given, and a look at what becomes of them
+    def given(self, x: Tensor) -> int:
+        """A buffer that holds x, int32 (n, width), where n tokens 0 are read: three tables of positions, for the bits of x."""
+        width, made = x.shape[1], self.program
+        made.positions = len(x)
+        made.cache = Cache(1, 1, 1, 8) if made.cache.layers == 0 else made.cache
+        nothing = made.tensor(torch.zeros(1, dtype=torch.int16)), made.tensor(torch.zeros(1, dtype=torch.int8))
+        buffer = made.buffer(width, "int32")
+        self.step(
+            "embed", [], [buffer], matrix=(self.matrix(1, width, "int2-row"),), multiplier=nothing[:1], shift=nothing[1:]
+        )  # fmt: skip
+        for part, left in ((x >> 16, 16), ((x >> 1) & 0x7FFF, 1), (x & 1, 0)):
+            self.step("positions", [], [buffer], tensor=(made.tensor(part.short()),), numbers=(left,))
+        return buffer
+
+    def given16(self, x: Tensor) -> int:
+        """A buffer that holds x, int16 (n, width): products with zeros, and x in the bias, for a single row; else by a norm.
+
+        Of several rows only what RMSNorm makes of x * 2^8 is to be had; it depends on all of a row.
+        """
+        made, (n, width) = self.program, x.shape
+        buffer = made.buffer(width, "int16")
+        if n == 1:
+            rows = made.buffer(1, "rows")
+            self.step("quantize", [self.given(torch.zeros(1, 1, dtype=torch.int32))], [rows], numbers=(8, 0, 0, 0))
+            matrix = self.matrix(width, 1, "int2-row")
+            zeros = made.tensor(torch.zeros(width, dtype=torch.int16)), made.tensor(torch.zeros(width, dtype=torch.int8))
+            bias = made.tensor(x[0].int())
+            self.step(
+                "linear", [rows], [buffer], matrix=(matrix,), multiplier=zeros[:1], shift=zeros[1:], bias=(bias,)
+            )  # fmt: skip
+        else:
+            gamma = made.tensor(torch.full((width,), 2**14, dtype=torch.int16))
+            self.step("rms_norm", [self.given(x.int() << 8)], [buffer], tensor=(gamma,), numbers=(width, 38 - 3, 1, -21))
+        return buffer
+
+    def shown(self, buffer: int) -> Program:
+        """The finished program, whose logits tell what the buffer holds."""
+        made = self.program
+        width, kind = made.buffers[buffer].width, made.buffers[buffer].kind
+        if kind == "int16":  # x * S(x / 2^15): other x give other numbers
+            whole = made.buffer(width, "int32")
+            self.step("activate", [buffer], [whole], numbers=(15,), table="silu")
+        if kind == "rows":  # q * 127 * a * 2^e / 2^14
+            whole = made.buffer(width, "int32")
+            one = made.matrix("one", pack(choose("rtn", torch.eye(width), Format.parse("int8-row"))))
+            scales = torch.full((width,), 2**14, dtype=torch.int16), torch.full((width,), 28, dtype=torch.int8)
+            self.step(
+                "linear", [buffer], [whole], matrix=(one,), multiplier=(made.tensor(scales[0]),), shift=(made.tensor(scales[1]),)
+            )  # fmt: skip
+        self.step("last", [buffer if kind == "int32" else whole], [made.buffer(width, "int32")])
+        made.check()
+        return made
 
 
 def program(seed: int, wild: bool = False) -> Program:
