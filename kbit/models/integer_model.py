@@ -5,6 +5,7 @@ Token ids go in and integer logits come out of a program; they become floats out
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class IntegerModel(PreTrainedModel):
     config_class = PretrainedConfig
 
     def __init__(self, program: Program, config: PretrainedConfig) -> None:
+        config = deepcopy(config)
+        config._attn_implementation = "eager"  # of transformers' ways of attention, none of which is taken
         super().__init__(config)
         self.program = program
         self.check_integer = False

@@ -107,8 +107,8 @@ def convert(
     Raises FixedPointError where a part of the model has no integer form, a range no width, or a scale underflows; TextError
     where the text is too short.
     """
-    integers = recipe.integers
-    assert integers is not None, "a recipe without fixed_point"
+    assert recipe.integers is not None, "a recipe without fixed_point"
+    integers = recipe.integers.bind(text)
     tokenizer = tokenizer or getattr(model, "kbit_tokenizer", None)
     if tokenizer is None:
         raise ModelError("the model came without a tokenizer, and calibration reads text. Put tokenizer.json beside the model.")
@@ -152,6 +152,8 @@ def quantize_fixed_point(
     """
     start = time.perf_counter()
     restart_peak()
+    assert recipe.integers is not None, "a recipe without fixed_point"
+    recipe = recipe.with_(fixed_point=recipe.integers.bind(text))
     checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
     if isinstance(checkpoint, KbitCheckpoint):
         raise ModelError(f"{source}: is quantized already. Quantize the model that it was made from: {checkpoint.source}.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -27,6 +28,7 @@ class FixedPoint:
     smooth       SmoothQuant's strength, 0 (none) to 1; auto: at each place the one, or none, that comes closest to the floats
     rotate       none; down: a Hadamard transform before each down projection; all: the residual stream and values too
     tokens       of the calibration text, at most
+    text_sha256  of that text (UTF-8); None until bound to one
 
     Raises FormatError where a value is not allowed.
     """
@@ -36,6 +38,7 @@ class FixedPoint:
     smooth: str | float = AUTO
     rotate: str = "down"
     tokens: int = 8192
+    text_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if type(self.activations) is not int or not LEAST_BITS <= self.activations <= MOST_BITS:
@@ -45,6 +48,8 @@ class FixedPoint:
         number = isinstance(self.smooth, int | float) and not isinstance(self.smooth, bool)
         if self.smooth != AUTO and not (number and 0 <= float(self.smooth) <= MOST_STRENGTH):
             raise FormatError(f"smooth {self.smooth!r} is no strength. Write {AUTO}, or a number from 0 (none) to 1.")
+        if self.text_sha256 is not None and not isinstance(self.text_sha256, str):
+            raise FormatError(f"text_sha256 {self.text_sha256!r} is no hash. Leave it out.")
         if type(self.tokens) is not int or self.tokens < 1:
             raise FormatError(f"{self.tokens!r} tokens calibrate nothing. Write 64 or more.")
         object.__setattr__(self, "smooth", self.smooth if self.smooth == AUTO else float(self.smooth))
@@ -63,9 +68,18 @@ class FixedPoint:
                 raise FormatError(f"fixed_point has no setting '{key}'. Settings are {', '.join(known)}; perhaps {near}.")
         return cls(**settings)
 
+    def bind(self, text: str) -> FixedPoint:
+        """The same settings with the hash of the calibration text. Raises FormatError where they have that of another."""
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        if self.text_sha256 not in (None, digest):
+            raise FormatError(
+                "the calibration text is not the one that the recipe names by its hash. Take that, or leave it out."
+            )
+        return replace(self, text_sha256=digest)
+
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON has them."""
-        return asdict(self)
+        """The settings as JSON has them; the hash where there is one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def integer_format(weights: int | str) -> Format:

@@ -18,7 +18,8 @@ from kbit.evaluation import Protocol, Quality, Scorer, Windows, batch_size_for, 
 from kbit.evaluation.forward import tokenizer_of
 from kbit.evaluation.protocols import EXACT
 from kbit.models import load, walk
-from kbit.recipes import Recipe, hold, packed_weights, quantized_weights, rest_values, total_bits
+from kbit.models.integer_model import IntegerModel
+from kbit.recipes import BitCount, Recipe, convert, hold, packed_weights, quantized_weights, rest_values, total_bits
 from kbit.recipes.peak import peak_bytes, restart_peak
 from kbit.study.sources import read_texts
 from kbit.study.specs import RunSpec
@@ -100,6 +101,7 @@ class Loaded:
         self.original = load(source, packed=False)
         self._sites = walk(self.original)
         self._copies: dict[tuple[str, str], Copies] = {}
+        self._integers: tuple[str, IntegerModel, BitCount] | None = None
 
     def copies(self, protocol: Protocol) -> Copies:
         """The model and its copy with parameters in the protocol's dtype; one copy for each compute."""
@@ -108,6 +110,22 @@ class Loaded:
             with ready(self.original, protocol.dtype) as reference:
                 self._copies[key] = Copies(reference, deepcopy(reference), {})
         return self._copies[key]
+
+    def model(self, spec: RunSpec, protocol: Protocol) -> PreTrainedModel:
+        """The model of a run: the copy with other weights, or one of integers, the last of which is kept."""
+        recipe = spec.parsed_recipe
+        if recipe.integers is None:
+            return self.install(recipe, protocol)
+        if self._integers is None or self._integers[0] != spec.recipe:
+            converted = convert(self.original, recipe, read_texts(spec.calibration))
+            self._integers = spec.recipe, IntegerModel(converted.program, self.original.config), converted.bits
+        return self._integers[1]
+
+    def bits(self, spec: RunSpec) -> BitCount:
+        """Of the model of a run that was measured."""
+        if self._integers is not None and self._integers[0] == spec.recipe:
+            return self._integers[2]
+        return total_bits(self.original, spec.parsed_recipe)
 
     def install(self, recipe: Recipe, protocol: Protocol) -> PreTrainedModel:
         """The copy, its weights those of `recipe`: dequantized where the protocol computes exactly, which is the same and faster
@@ -157,7 +175,7 @@ class Run:
             return
         self.scorer = self.scorer or Scorer(windows)
         with self._measured():
-            model = loaded.install(self.spec.parsed_recipe, windows.protocol)
+            model = loaded.model(self.spec, windows.protocol)
             for (first, ids), reference in zip(chunk, shared, strict=True):
                 self.scorer.update(first, logits_of(model, ids, windows.protocol.compute), reference)
 
@@ -166,7 +184,7 @@ class Run:
         assert self.scorer is not None
         with self._measured():
             quality = self.scorer.quality()
-            bits = total_bits(loaded.original, self.spec.parsed_recipe)
+            bits = loaded.bits(self.spec)
         if self.error is not None:
             return self.failure()
         sizes = {name: (float(getattr(bits, name)), None) for name in ("total_bits", "linear_bits", "bits_per_weight")}

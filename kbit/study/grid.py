@@ -15,7 +15,10 @@ from kbit.errors import KbitError, StoreError
 from kbit.evaluation import PROTOCOLS, Protocol
 from kbit.formats import Format
 from kbit.methods import METHODS
+from kbit.recipes import FixedPoint
 from kbit.study.braces import expand_braces
+
+FLOAT = "float"  # activations of a model that runs on floats
 
 
 def _listed(value: Any) -> Any:
@@ -40,7 +43,27 @@ def _methods(text: str) -> str:
     return text
 
 
-def _refusals_as_value_errors(call: Any, text: str) -> Any:
+def _activation(value: int | str) -> int | str:
+    if value != FLOAT:
+        if isinstance(value, str):
+            raise ValueError(f"activations '{value}' are none. Write {FLOAT}, or bits from 4 to 8")
+        _refusals_as_value_errors(lambda bits: FixedPoint(activations=bits), value)
+    return value
+
+
+def _listed_number(value: Any) -> Any:
+    return [value] if isinstance(value, int | str) else value
+
+
+def _settings(value: dict[str, Any]) -> dict[str, Any]:
+    _refusals_as_value_errors(FixedPoint.of, value)
+    for name in ("activations", "text_sha256"):
+        if name in value:
+            raise ValueError(f"'{name}' is a matter of the grid's own fields activations and calibration")
+    return value
+
+
+def _refusals_as_value_errors(call: Any, text: Any) -> Any:
     """pydantic gathers ValueErrors and knows their place; a KbitError would pass it by."""
     try:
         return call(text)
@@ -57,6 +80,10 @@ Words = Annotated[
     list[Annotated[str, Field(min_length=1), AfterValidator(_words)]], BeforeValidator(_listed), Field(min_length=1)
 ]
 Formats = Annotated[list[Annotated[str, AfterValidator(_formats)]], BeforeValidator(_listed), Field(min_length=1)]
+Activations = Annotated[
+    list[Annotated[int | str, AfterValidator(_activation)]], BeforeValidator(_listed_number), Field(min_length=1)
+]
+Settings = Annotated[dict[str, Any], AfterValidator(_settings)]
 Methods = Annotated[list[Annotated[str, AfterValidator(_methods)]], BeforeValidator(_listed), Field(min_length=1)]
 
 
@@ -105,6 +132,9 @@ class Part(_Strict):
     formats: Formats | None = None
     methods: Methods | None = None
     embeddings: Formats | None = None
+    activations: Activations | None = None
+    calibration: Words | None = None
+    fixed_point: Settings | None = None
     protocols: Protocols | None = None
 
 
@@ -116,19 +146,26 @@ class Product:
     formats: list[str]
     methods: list[str]
     embeddings: list[str]
+    activations: list[int | str]
+    calibration: list[str]
+    fixed_point: dict[str, Any]
     protocols: dict[str, GridProtocol]
 
 
 class Grid(Part):
-    """models x formats x methods x embeddings x protocols; where there are `parts`, the union of their products instead.
+    """models x formats x methods x embeddings x activations x protocols; where there are `parts`, the union of their products.
 
     models: folders, GGUF files or hub ids; braces and globs; relative to the folder of the grid's file.
-    formats: of the linear layers. embeddings: formats of embeddings and lm_head alike.
-    models, formats and protocols must be said, by the grid or by each of its parts.
+    formats: of the linear layers. embeddings: formats of embeddings and lm_head alike. activations: float, or the bits of those
+    of a model that runs on integers alone. calibration: files of the text that such models are calibrated on. fixed_point: other
+    settings of theirs. models, formats and protocols must be said, by the grid or by each of its parts.
     """
 
     methods: Methods = ["rtn"]
     embeddings: Formats = ["int8-row"]
+    activations: Activations = [FLOAT]
+    calibration: Annotated[list[str], BeforeValidator(_listed)] = []
+    fixed_point: Settings = {}
     parts: list[Part] = []
     _source: Path = PrivateAttr(default=Path("grid.yaml"))  # the file it came from: relative paths start in its folder
 

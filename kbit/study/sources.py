@@ -9,7 +9,6 @@ from pathlib import Path
 
 from kbit.errors import StoreError, TextError
 from kbit.study.braces import expand_braces
-from kbit.study.grid import GridProtocol
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -39,10 +38,10 @@ def find_models(entries: Sequence[str], grid: Path) -> list[str]:
     return list(found)
 
 
-def find_texts(entry: GridProtocol, grid: Path) -> tuple[str, ...]:
-    """The files of a protocol's text, in the order that it names them, those of a glob sorted."""
+def find_texts(entries: Sequence[str], grid: Path) -> tuple[str, ...]:
+    """The files of a text, in the order that its entries name them, those of a glob sorted."""
     files: list[str] = []
-    for word in (word for text in entry.text for word in expand_braces(text)):
+    for word in (word for entry in entries for word in expand_braces(entry)):
         here = (grid.parent / word).absolute()
         at = [here] if here.exists() else _glob(word, grid) if glob.has_magic(word) else []
         if not at:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import nan
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 from kbit.checkpoints import Checkpoint, open_checkpoint
 from kbit.errors import StoreError
 from kbit.evaluation import Protocol, Windows, protocol_for, tokenize_windows
+from kbit.evaluation.protocols import EXACT
 from kbit.formats import Format
 from kbit.models import architecture, load_tokenizer, parameters, parameters_linear, skeleton
-from kbit.recipes import Recipe
+from kbit.recipes import FixedPoint, Recipe
 from kbit.study.braces import expand_braces
-from kbit.study.grid import Grid, GridProtocol, Product
+from kbit.study.grid import FLOAT, Grid, GridProtocol, Product
 from kbit.study.sources import find_models, find_texts, read_texts
 
 # Raised when the same spec gives another result than before (a bug mended in a codebook, another default of a method), so that
@@ -35,7 +36,8 @@ class RunSpec:
 
     fingerprint: SHA-256 of the model's tensors; config: SHA-256 of its configuration. recipe, protocol: canonical JSON;
     the protocol holds the hashes of the text and of the tokenizer.
-    source: where the model lies. texts: the files of the text. about: names and sizes, which the store keeps for its table.
+    source: where the model lies. texts: the files of the text; calibration: those that a model of integers is calibrated on.
+    about: names and sizes, which the store keeps for its table.
     """
 
     fingerprint: str
@@ -45,6 +47,7 @@ class RunSpec:
     source: str = field(compare=False)
     texts: tuple[str, ...] = field(compare=False)
     about: dict[str, Any] = field(compare=False, repr=False)
+    calibration: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def decided(self) -> dict[str, Any]:
@@ -99,18 +102,21 @@ def expand(grid: Grid) -> list[RunSpec]:
     texts: dict[tuple[str, ...], str] = {}
     specs: dict[str, RunSpec] = {}
     for product in grid.products():
-        protocols = [(name, entry, find_texts(entry, grid.source)) for name, entry in product.protocols.items()]
+        protocols = [(name, entry, find_texts(entry.text, grid.source)) for name, entry in product.protocols.items()]
+        calibration = find_texts(product.calibration, grid.source)
+        integers = FixedPoint.of(product.fixed_point).bind(read_texts(calibration)) if calibration else None
         for source in find_models(product.models, grid.source):
             model = models.get(source) or models.setdefault(source, _Model(source))
-            for recipe in _recipes(product):
+            for recipe in _recipes(product, integers):
                 for name, entry, files in protocols:
                     text = texts.get(files) or texts.setdefault(files, read_texts(files))
                     spec = model.spec(recipe, name, entry, files, text)
+                    spec = replace(spec, calibration=calibration) if recipe.integers else spec
                     specs.setdefault(spec.hash, spec)
     return list(specs.values())
 
 
-def _recipes(product: Product) -> Iterator[Recipe]:
+def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[Recipe]:
     def words(entries: list[str]) -> list[str]:
         return list(dict.fromkeys(word for entry in entries for word in expand_braces(entry)))
 
@@ -119,7 +125,15 @@ def _recipes(product: Product) -> Iterator[Recipe]:
         for method in ["rtn"] if fmt.is_float else words(product.methods):  # a float is cast: no method has a say
             for embeddings in words(product.embeddings):
                 kept = str(Format.parse(embeddings))
-                yield Recipe(weights=str(fmt), method=method, embeddings=kept, lm_head=kept)
+                recipe = Recipe(weights=str(fmt), method=method, embeddings=kept, lm_head=kept)
+                for bits in dict.fromkeys([FLOAT] if fmt.is_float else product.activations):
+                    yield recipe if bits == FLOAT else recipe.with_(fixed_point=_calibrated(integers, bits))
+
+
+def _calibrated(integers: FixedPoint | None, bits: int | str) -> FixedPoint:
+    if integers is None:
+        raise StoreError(f"activations of {bits} bits want a text to calibrate on. Add the field 'calibration' to the grid.")
+    return replace(integers, activations=int(bits))
 
 
 class _Model:
@@ -143,9 +157,15 @@ class _Model:
     def spec(self, recipe: Recipe, name: str, entry: GridProtocol, files: tuple[str, ...], text: str) -> RunSpec:
         windows = self.windows(entry.named(name), text)
         fmt = Format.parse(recipe.weights)
+        bits = recipe.integers.activations if recipe.integers else 0
+        if bits and windows.protocol.compute != EXACT:
+            raise StoreError(
+                f"protocol '{name}': a model that runs on integers alone has no compute {windows.protocol.compute}. Leave it out."
+            )
         about = self.about | {
             "protocol": name,
-            "format": recipe.weights,
+            "format": recipe.weights + (f"-a{bits}" if bits else ""),
+            "activations": bits,
             "codebook": fmt.codebook,
             "k": fmt.k,
             "block": fmt.block or 0,

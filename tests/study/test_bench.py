@@ -12,14 +12,17 @@ from safetensors.torch import load_file, save_file
 
 from kbit.evaluation import Protocol, evaluate
 from kbit.formats import Format
+from kbit.laws import choose_slice, prepare
 from kbit.models import load
-from kbit.recipes import Recipe, quantize, total_bits
+from kbit.models.integer_model import IntegerModel
+from kbit.recipes import Recipe, convert, quantize, total_bits
 from kbit.study import bench as bench_module
+from kbit.study import read_table, run_study
 from kbit.study.bench import Bench
 from kbit.study.grid import read_grid
 from kbit.study.specs import expand
 from kbit.study.tasks import Task, make_tasks
-from tests.study.conftest import TEXT
+from tests.study.conftest import GRID, TEXT
 from tests.tiny_models import tiny
 
 MORE = "embeddings: [int8-row, f32]\n"
@@ -186,3 +189,33 @@ def test_a_bench_computes_in_the_dtype_of_the_protocol(write_grid):
     assert all(run.error is None for run in runs)
     assert runs[0].measurements["loss"][0] != pytest.approx(math.log(258), rel=1e-3)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_run_of_integers_is_what_convert_and_evaluate_give(write_grid, folder):
+    more = "activations: [8, 5]\ncalibration: text.txt\nfixed_point: {smooth: 0.5}\n"
+    specs = expand(read_grid(write_grid("one", more, GRID.replace("b32'", "b32-i8'"))))
+    model = load(folder / "one")
+    outcomes = {run.hash: run for task in make_tasks(specs) for run in Bench()(task)}
+    for spec in [spec for spec in specs if spec.calibration]:
+        converted = convert(model, spec.parsed_recipe, TEXT)
+        integers = IntegerModel(converted.program, model.config)
+        how = {"tokenizer": model.kbit_tokenizer, "protocol": Protocol(window=64, max_windows=6)}
+        quality = evaluate(integers, TEXT, reference=model, **how)
+        run = outcomes[spec.hash]
+        assert run.error is None
+        assert run.measurements["loss"][0] == pytest.approx(quality.loss, rel=1e-6)
+        assert run.measurements["kld_mean"][0] == pytest.approx(quality.kld_mean, rel=1e-5)
+        assert run.measurements["total_bits"] == (converted.bits.total_bits, None)
+        assert run.measurements["bits_per_weight"] == (converted.bits.bits_per_weight, None)
+    assert len(outcomes) == 5
+
+
+def test_the_law_is_drawn_for_each_width_of_activations(write_grid, tmp_path):
+    """A store of a grid with activations is a table whose kinds are lines of the law's figure."""
+    more = "activations: [float, 8, 4]\ncalibration: text.txt\n"
+    run_study(write_grid("'{one,two}'", more, GRID.replace("b32'", "b32-i8'")), tmp_path / "runs.db", executor="serial")
+    table = read_table(tmp_path / "runs.db")
+    assert sorted(set(table["activations"].tolist())) == [0, 4, 8]
+    runs = prepare(*choose_slice(table)[:1])
+    assert set(runs.kind) == {"f32", "int-b32-i8", "int-b32-i8-a8", "int-b32-i8-a4"}
+    assert set(runs.k[runs.quantized]) == {3, 4}

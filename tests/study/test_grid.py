@@ -67,7 +67,35 @@ def test_a_grid_without_parts_is_its_own_product(write):
     assert only.formats == ["bf16", "int{2..4}-b64"]
 
 
+def test_activations_are_float_unless_the_grid_says_bits(write):
+    (plain,) = read_grid(write(GOOD)).products()
+    assert (plain.activations, plain.calibration, plain.fixed_point) == (["float"], [], {})
+    more = "activations: [float, 8, 4]\ncalibration: texts/{a,b}.txt\nfixed_point: {ranges: mse, rotate: none}\n"
+    (product,) = read_grid(write(GOOD + more)).products()
+    assert product.activations == ["float", 8, 4]
+    assert product.calibration == ["texts/{a,b}.txt"]
+    assert product.fixed_point == {"ranges": "mse", "rotate": "none"}
+    (single,) = read_grid(write(GOOD + "activations: 6\n")).products()
+    assert single.activations == [6]
+
+
 BAD = {
+    "bits of activations that are none": (
+        GOOD + "activations: [8, 3]\n",
+        "line 7: activations: activations of 3 bits are not to be had. Write 4 to 8.",
+    ),
+    "a word for activations": (
+        GOOD + "activations: [int8]\n",
+        "line 7: activations: activations 'int8' are none. Write float, or bits from 4 to 8.",
+    ),
+    "a setting of integers that is none": (
+        GOOD + "fixed_point: {rotate: up}\n",
+        "line 7: fixed_point: rotate 'up' is not to be had. There are none, down, all; perhaps none.",
+    ),
+    "a setting of integers in the wrong place": (
+        GOOD + "fixed_point: {activations: 8}\n",
+        "line 7: fixed_point: 'activations' is a matter of the grid's own fields activations and calibration.",
+    ),
     "a missing field": (GOOD.replace("models", "# models"), "line 2: the field 'models' is missing. Add it."),
     "a field that only one part says": (
         GOOD.replace("models", "# models") + "parts:\n  - models: one\n  - {}\n",
@@ -80,7 +108,7 @@ BAD = {
     "a misspelt field": (
         GOOD + "embedings: bf16\n",
         "line 7: there is no field 'embedings'; the nearest is 'embeddings'. "
-        "There are models, formats, methods, embeddings, protocols, parts.",
+        "There are models, formats, methods, embeddings, activations, calibration, fixed_point, protocols, parts.",
     ),
     "a misspelt field of a protocol": (
         GOOD.replace("max_windows", "windows"),

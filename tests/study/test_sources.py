@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from kbit.errors import StoreError, TextError
-from kbit.study.grid import GridProtocol
 from kbit.study.sources import find_models, find_texts, read_texts
 
 
@@ -62,9 +61,9 @@ def test_a_missing_model_is_named(grid):
 
 
 def test_texts_come_in_the_order_that_is_asked_and_are_joined_by_an_empty_line(grid):
-    files = find_texts(GridProtocol(text=["../texts/{b,a}.txt"]), grid)
+    files = find_texts(["../texts/{b,a}.txt"], grid)
     assert read_texts(files) == "second\n\nfirst"
-    assert read_texts(find_texts(GridProtocol(text=["../texts/*.txt"]), grid)) == "first\n\nsecond"
+    assert read_texts(find_texts(["../texts/*.txt"], grid)) == "first\n\nsecond"
 
 
 def test_line_ends_stay_as_they_are(tmp_path):
@@ -74,7 +73,7 @@ def test_line_ends_stay_as_they_are(tmp_path):
 
 def test_a_text_that_is_missing_or_no_text_is_named(grid, tmp_path):
     with pytest.raises(StoreError, match=r"text: there is no .*c\.txt"):
-        find_texts(GridProtocol(text=["../texts/c.txt"]), grid)
+        find_texts(["../texts/c.txt"], grid)
     with pytest.raises(TextError, match=r"texts: cannot be read \(Is a directory\)"):
         read_texts([tmp_path / "texts"])
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")

@@ -18,6 +18,7 @@ from kbit.errors import CheckpointError, KbitError, StoreError, TextError
 from kbit.study import specs as specs_module
 from kbit.study.grid import read_grid
 from kbit.study.specs import NUMERICS, RunSpec, expand
+from tests.study.conftest import GRID
 
 names = st.text("abcdef0123456789", min_size=1, max_size=4)
 settings = st.dictionaries(names, names | st.integers() | st.booleans() | st.lists(names, max_size=2), max_size=3)
@@ -211,3 +212,46 @@ def test_what_is_wrong_with_models_and_texts_is_said_before_anything_runs(write_
 def test_a_model_is_not_read_into_memory_to_be_named(write_grid, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", None)
     assert expand(read_grid(write_grid()))
+
+
+INTEGERS = GRID.replace("[f32, 'int{3..4}-b32']", "[f32, 'int{3..4}-b32-i8']")
+CALIBRATED = "activations: [float, 8, 4]\ncalibration: text.txt\n"
+
+
+def test_activations_are_a_side_of_the_grid(write_grid, folder):
+    specs = expand(read_grid(write_grid("one", CALIBRATED, INTEGERS)))
+    names = [spec.about["format"] for spec in specs]
+    assert names == ["f32", *(f"int{k}-b32-i8{more}" for k in (3, 4) for more in ("", "-a8", "-a4"))]
+    assert [spec.about["activations"] for spec in specs] == [0, 0, 8, 4, 0, 8, 4]
+    digest = hashlib.sha256((folder / "text.txt").read_bytes()).hexdigest()
+    for spec in specs:
+        settings = json.loads(spec.recipe).get("fixed_point")
+        assert (settings is None) == (spec.calibration == ())
+        assert settings is None or (settings["activations"], settings["text_sha256"]) == (spec.about["activations"], digest)
+
+
+def test_runs_of_floats_keep_their_hash_beside_those_of_integers(write_grid):
+    without = {spec.hash for spec in expand(read_grid(write_grid("one", "", INTEGERS)))}
+    with_ = {spec.hash for spec in expand(read_grid(write_grid("one", CALIBRATED, INTEGERS)))}
+    assert without < with_
+
+
+def test_another_calibration_text_is_another_run(write_grid, tmp_path):
+    one = {spec.hash for spec in expand(read_grid(write_grid("one", CALIBRATED, INTEGERS))) if spec.calibration}
+    (tmp_path / "other.txt").write_text("Another text. " * 20)
+    other = write_grid("one", CALIBRATED.replace("text.txt", "other.txt"), INTEGERS)
+    assert not one & {spec.hash for spec in expand(read_grid(other)) if spec.calibration}
+
+
+@pytest.mark.parametrize(
+    ("more", "text", "said"),
+    [
+        ("activations: 8\n", INTEGERS, "activations of 8 bits want a text to calibrate on. Add the field 'calibration'"),
+        (CALIBRATED, GRID, "format 'int3-b32' has no integer form"),
+        (CALIBRATED, INTEGERS.replace("window: 64", "window: 64, compute: int8"), "has no compute int8. Leave it out."),
+    ],
+)
+def test_what_integers_cannot_do_is_said_before_anything_runs(write_grid, more, text, said):
+    grid = read_grid(write_grid("one", more, text))
+    with pytest.raises(KbitError, match=said):
+        expand(grid)
