@@ -126,7 +126,7 @@ def rows_of(candidates: list[Candidate], found: Turns, setting: dict) -> Iterato
     """One row to a candidate, the read of memory first."""
     weights = setting["out"] * setting["in"]
     low, ceiling, high = (value / 1e9 for value in spread(found.ceilings))
-    common = setting | {"rounds": len(found.ceilings), "other_cores": round(found.other_cores, 2)}
+    common = setting | {"rounds": max(map(len, found.seconds.values()), default=0), "other_cores": round(found.other_cores, 2)}
     yield common | {
         "who": "memory",
         "name": "read",

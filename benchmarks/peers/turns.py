@@ -62,8 +62,8 @@ def take_turns(
     """Rounds of one turn each, for `seconds` in all, but at least `least` and at most `most`.
 
     data: what is read in each round, as `kbit bench` does. settle: seconds of sleep before each turn, for pools whose idle
-    threads spin and would disturb the next one. A first turn of each warms up and is not counted; what fails in it is told on
-    stderr and left out.
+    threads spin and would disturb the next one; a read after it wakes the cores again, which take milliseconds for it. A first
+    turn of each warms up and is not counted; what fails in it is told on stderr and left out.
     """
     found, order = Turns(), random.Random(0)
     names = [name for name, call in calls.items() if runs(name, call)]
@@ -72,11 +72,12 @@ def take_turns(
     for turn in range(most):
         if turn >= least and time.perf_counter() - began > seconds:
             break
-        time.sleep(settle)
         found.ceilings.append(kernels.read_bandwidth(data))
         order.shuffle(names)
         for name in names:
-            time.sleep(settle)
+            if settle:
+                time.sleep(settle)
+                found.ceilings.append(kernels.read_bandwidth(data))
             start = time.perf_counter()
             calls[name]()
             found.seconds[name].append(time.perf_counter() - start)
