@@ -16,6 +16,7 @@ from kbit.errors import KbitError
 # Name of the command -> its module in kbit.cli and the function there. A new command is a line here and its file.
 COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("quantize", "quantize"),
+    "qat": ("qat", "qat"),
     "eval": ("evaluate", "evaluate"),
     "inspect": ("inspect", "inspect"),
     "study": ("study", "study"),

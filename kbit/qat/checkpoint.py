@@ -58,7 +58,7 @@ def qat_checkpoint(
     words = read_training_text(text, tokenizer_of(teacher), seed=plan.seed, **read)
     model = prepare_qat(teacher, recipe)
     trained = train_qat(model, teacher, words, plan, state=state, progress=progress, device=device)
-    result = result_of(trained, str(source), str(out), recipe, plan)
+    result = result_of(trained, str(source), str(out), recipe)
     if trained.main:
         before = checkpoint.path / TRAINING
         known = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
@@ -78,14 +78,14 @@ def with_window(plan: TrainPlan, model: PreTrainedModel) -> TrainPlan:
     return replace(plan, window=plan.window or min(LONGEST_WINDOW, context or LONGEST_WINDOW))
 
 
-def result_of(trained: Trained, source: str, out: str, recipe: Recipe, plan: TrainPlan) -> QatResult:
+def result_of(trained: Trained, source: str, out: str, recipe: Recipe) -> QatResult:
     """The figures of a training."""
     history = trained.history
     return QatResult(
         source=source,
         out=out,
         recipe=recipe,
-        plan=plan,
+        plan=trained.plan,
         bits=vars(trained.model)["kbit_bits"],
         loss_16_bits=trained.held_out_reference,
         loss_before=history.held_out[0][1],

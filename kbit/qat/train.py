@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from kbit.errors import CheckpointError, FormatError, ModelError
 from kbit.qat.loss import distillation
-from kbit.qat.plan import TrainPlan
+from kbit.qat.plan import RATE, TrainPlan
 from kbit.qat.prepare import Prepared
 from kbit.qat.state import claim, load_state, load_weights, save_state, save_weights
 from kbit.qat.text import TrainingText
-from kbit.qat.weights import WeightQuantizer
+from kbit.qat.weights import Rounded, WeightQuantizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,10 +50,11 @@ class History:
 class Trained:
     """How a training went. model: prepared, with the weights of the best step. stopped: why it ended early, where it did.
 
-    main: whether this process is the one that writes, of those that trained together.
+    plan: as it was carried out, its rate a number. main: whether this process is the one that writes, of those that trained.
     """
 
     model: PreTrainedModel
+    plan: TrainPlan
     step: int
     held_out: float
     held_out_reference: float
@@ -84,6 +85,7 @@ def train_qat(
     prepared: Prepared | None = vars(model).get("kbit_qat")
     if prepared is None:
         raise ModelError(f"{type(model).__name__}: it was not prepared for training. Call prepare_qat first.")
+    plan = replace(plan, rate=plan.rate or RATE * root_mean_square(model))
     accelerator = make_accelerator(device)
     if plan.batch % accelerator.num_processes:
         raise FormatError(
@@ -116,12 +118,24 @@ def identity(
     return decided | plan.to_dict()
 
 
+def root_mean_square(model: nn.Module) -> float:
+    """Of all weights that have a quantizer."""
+    quantized: dict[int, Tensor] = {}
+    for module in model.modules():
+        for seen in getattr(module, "parametrizations", {}).values():
+            if not isinstance(seen[0], Rounded):
+                quantized[id(seen.original)] = seen.original.detach()
+    total = sum(float(parameter.double().square().sum()) for parameter in quantized.values())
+    return (total / sum(parameter.numel() for parameter in quantized.values())) ** 0.5
+
+
 def parameter_groups(model: nn.Module, plan: TrainPlan) -> list[dict[str, Any]]:
     """Groups of AdamW: matrices, which decay; vectors; and scales and shifts by the largest level that they multiply.
 
     Adam moves every number by about the rate. A scale moved by r moves the largest value by r times the largest level, so its
     rate is divided by that.
     """
+    assert plan.rate is not None
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     taken: set[int] = set()
     for module in model.modules():
@@ -155,7 +169,8 @@ class _Training:
         self.teacher: Any = teacher.to(device).eval()
         self.bare: Any = model.to(device).train()
         if plan.recompute:
-            self.bare.gradient_checkpointing_enable({"use_reentrant": False})
+            enable = getattr(self.bare, "activation_checkpointing_enable", None) or self.bare.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         optimizer = torch.optim.AdamW(parameter_groups(self.bare, plan), betas=BETAS, fused=True)
         self.history = History()
         schedule = get_cosine_schedule_with_warmup(optimizer, round(plan.warmup * plan.steps), plan.steps)
@@ -206,7 +221,7 @@ class _Training:
                 f"; the weights are those of step {best[0]}. Lower the learning rate, and train again with another state folder."
             )
         tokens = self.step * plan.batch * (self.text.windows.shape[1] - 1)
-        return Trained(self.bare, *best, reference, self.history, tokens, self.accelerator.is_main_process, stopped)
+        return Trained(self.bare, plan, *best, reference, self.history, tokens, self.accelerator.is_main_process, stopped)
 
     def one_step(self) -> float:
         """The loss before the step, over the whole batch on all devices; then a step, unless it is not finite."""
