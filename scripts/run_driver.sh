@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
 shift
-run() { "$1" build/vectors.bin; }
+run() { "$1" build/vectors.bin build/programs.bin; }
 
 if [ "$name" = neon ] && [ "$(uname -m)" != aarch64 ]; then
   for tool in aarch64-linux-gnu-g++ qemu-aarch64; do
@@ -13,11 +13,12 @@ if [ "$name" = neon ] && [ "$(uname -m)" != aarch64 ]; then
   set -- -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
     -DCMAKE_EXE_LINKER_FLAGS=-static "$@"
   run() { # with dot products, and a processor without
-    qemu-aarch64 -cpu max "$1" build/vectors.bin && qemu-aarch64 -cpu cortex-a53 "$1" build/vectors.bin
+    for processor in max cortex-a53; do qemu-aarch64 -cpu "$processor" "$1" build/vectors.bin build/programs.bin || return 1; done
   }
 fi
 
 cmake -S kbit/kernels/csrc -B "build/$name" -DKBIT_PYTHON=OFF -DKBIT_DRIVER=ON -DKBIT_WERROR=ON "$@" >/dev/null
 cmake --build "build/$name" --parallel 2
 .venv/bin/python -m tests.kernels.make_vectors build/vectors.bin
+.venv/bin/python -m tests.kernels.make_programs build/programs.bin
 run "build/$name/driver"

@@ -1,10 +1,11 @@
 // The kernels without Python: reads test vectors (tests/kernels/make_vectors.py) and checks every entry of kbit.h on every
 // instruction set that this machine runs. Sanitizers and emulators run it.
 //
-//   driver FILE
+//   driver FILE [PROGRAMS]
+//
+// PROGRAMS (tests/kernels/make_programs.py): integer-only ones, whose logits must be the same bytes everywhere.
 //
 // Every buffer ends, and then begins, at a page that cannot be touched; what lies between the rows of y must stay as it was.
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "driver.h"
 #include "kbit.h"
 #include "layout.h"
 
@@ -29,44 +31,26 @@
 #endif
 #endif
 
+namespace driver {
+
+int64_t passed = 0, failed = 0;
+
+void check(bool good, const std::string &name, const char *what, const std::string &detail) {
+  ++(good ? passed : failed);
+  if (!good && failed <= 20)
+    std::printf("FAILED %s: %s, isa %s, %d threads: %s\n", name.c_str(), what, kbit_isa(), kbit_threads(), detail.c_str());
+}
+
+}  // namespace driver
+
 namespace {
 
+using namespace driver;
 using kbit::PartBytes;
 
 constexpr int kMostThreads = 4, kCallers = 4;
 constexpr int64_t kGap = 3;  // floats between the rows of x and of y
 constexpr char kMagic[] = "kbit vectors 1\n";
-
-[[noreturn]] void stop(const std::string &why) {
-  std::fprintf(stderr, "driver: %s\n", why.c_str());
-  std::exit(2);
-}
-
-// ---- memory between two pages that cannot be touched
-enum Place { kAtEnd, kAtStart };
-
-class Guarded {
- public:
-  Guarded(size_t bytes, Place place) {
-    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)),
-                 inner = (bytes + page - 1) / page * page + (bytes == 0) * page;
-    mapped_ = inner + 2 * page;
-    base_ = static_cast<char *>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (base_ == MAP_FAILED || mprotect(base_ + page, inner, PROT_READ | PROT_WRITE) != 0) stop("no memory");
-    at_ = base_ + page + (place == kAtEnd ? inner - bytes : 0);
-  }
-  Guarded(const Guarded &) = delete;
-  Guarded &operator=(const Guarded &) = delete;
-  ~Guarded() { munmap(base_, mapped_); }
-  template <typename T>
-  T *as() const {
-    return reinterpret_cast<T *>(at_);
-  }
-
- private:
-  char *base_, *at_;
-  size_t mapped_;
-};
 
 // ---- the file: for each case the numbers below, then arrays, each a length in bytes (int64) and its bytes; little-endian
 struct Numbers {
@@ -185,15 +169,10 @@ class Placed {
 };
 
 // ---- checks
-int64_t passed = 0, failed = 0;
-
 bool same(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b)); }
 
-// Counts one check; says where it fails, for the first few.
 void check(bool good, const Case &c, const char *what, const std::string &detail) {
-  ++(good ? passed : failed);
-  if (!good && failed <= 20)
-    std::printf("FAILED %s: %s, isa %s, %d threads: %s\n", c.name(), what, kbit_isa(), kbit_threads(), detail.c_str());
+  driver::check(good, std::string(c.name()), what, detail);
 }
 
 template <typename T>
@@ -360,7 +339,7 @@ std::vector<uint64_t> all_shares() {
 }  // namespace
 
 int main(int argc, char **argv) {
-  if (argc != 2) stop("one argument: the file of test vectors");
+  if (argc < 2 || argc > 3) stop("arguments: the file of test vectors, and one of integer programs");
   const std::vector<Case> cases = read_cases(argv[1]);
   if (cases.empty()) stop("no cases");
   int skipped = 0;
@@ -381,6 +360,7 @@ int main(int argc, char **argv) {
         check_quantize(c, place);
       }
     }
+    if (argc == 3) check_programs(argv[2]);
     check_fork(cases.front());
     for (int j = 0; j < kbit_isa_count(); ++j)
       check((all_shares()[static_cast<size_t>(j)] > shares[static_cast<size_t>(j)]) == (i == j), cases.front(),
