@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("family/*.md")])
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-MADE_BY_COMMANDS = ("runs.db", "report", "small", "my-family", "texts", "recipe.yaml", "build", "dist")
+MADE_BY_COMMANDS = ("runs.db", "report", "small", "integers", "my-family", "texts", "recipe.yaml", "build", "dist")
 IN_BACKQUOTES = re.compile(r"`((?:kbit|tests|docs|scripts|benchmarks|examples|family)/[\w./*-]+)`")
 PLANNED = ("kbit/kernels/triton", "kbit/server")
 

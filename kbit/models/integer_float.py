@@ -127,3 +127,10 @@ def hadamard(x: Tensor, width: int) -> Tensor:
         x = torch.stack([x[..., 0, :] + x[..., 1, :], x[..., 0, :] - x[..., 1, :]], -2)
         step *= 2
     return x.reshape(shape)
+
+
+def rounded(x: Tensor, k: int) -> Tensor:
+    """x (..., columns) as codes of k bits with a step a row stand for it: what a matrix of integers multiplies."""
+    steps = 2 ** (k - 1) - 1
+    peak = x.abs().amax(-1, keepdim=True)
+    return (x / torch.where(peak > 0, peak, 1) * steps).round() * peak / steps

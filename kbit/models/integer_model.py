@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from kbit import kernels
 from kbit.checkpoints.kbit_folder import KbitCheckpoint
 from kbit.errors import CheckpointError, ModelError
 from kbit.fixedpoint import IntegerOnly
 from kbit.fixedpoint.tables import CURVES, curve, exp2_table
+from kbit.kernels import FixedDecoder, FixedStep
 from kbit.models.integer_program import Program, WrongProgramError
 from kbit.models.integer_run import Interpreter
 
@@ -92,9 +92,7 @@ class IntegerReader:
         """Raises FixedPointError or KernelError where a sum of products could leave 32 bits."""
         self.capacity, self.checked = capacity, model.check_integer
         self._program = model.program
-        self._run: Interpreter | kernels.FixedDecoder = (
-            Interpreter(model.program) if self.checked else native(model.program, capacity)
-        )
+        self._run: Interpreter | FixedDecoder = Interpreter(model.program) if self.checked else native(model.program, capacity)
 
     @property
     def position(self) -> int:
@@ -142,11 +140,11 @@ def watch(model: PreTrainedModel) -> None:
     model.check_integer = True
 
 
-def native(program: Program, capacity: int) -> kernels.FixedDecoder:
+def native(program: Program, capacity: int) -> FixedDecoder:
     """The program for the native kernels, with a cache of `capacity` positions."""
     cache = program.cache
-    return kernels.FixedDecoder(
-        steps=[kernels.FixedStep(**vars(step)) for step in program.steps],
+    return FixedDecoder(
+        steps=[FixedStep(**vars(step)) for step in program.steps],
         buffers=[(buffer.width, buffer.kind) for buffer in program.buffers],
         matrices=[weight.native for weight in program.weights],
         tensors=program.tensors,

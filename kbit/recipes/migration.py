@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kbit.models.integer_blueprint import Blueprint, Linear, Norm
-from kbit.models.integer_float import INPUTS
+from kbit.models.integer_float import INPUTS, rounded
 from kbit.recipes.calibration import Calibration
 
 PLACES = (*INPUTS, "head")
@@ -103,13 +103,6 @@ def factors(columns: Tensor, largest: Tensor, alpha: float) -> Tensor:
     s = columns.clamp(min=SMALLEST) ** alpha / largest.clamp(min=SMALLEST) ** (1 - alpha)
     alive = s[~dead]
     return torch.where(dead, 1.0, s / alive.log().mean().exp()) if len(alive) else torch.ones_like(s)
-
-
-def rounded(x: Tensor, k: int) -> Tensor:
-    """x (rows, columns) as codes of k bits with a step a row stand for it."""
-    steps = 2 ** (k - 1) - 1
-    a = x.abs().amax(-1, keepdim=True)
-    return (x / torch.where(a > 0, a, 1) * steps).round() * a / steps
 
 
 @dataclass(frozen=True)
