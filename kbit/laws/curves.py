@@ -63,7 +63,7 @@ def curves(runs: Runs, axis: str = "total", kind: str | None = None) -> list[Cur
     if axis not in AXES:
         raise LawError(f"axis '{axis}' does not exist. Write one of: {', '.join(AXES)}.")
     bits = runs.total_bits if axis == "total" else runs.linear_bits
-    longest = runs.longest_trained
+    longest = runs.longest_trained & runs.longest_tuned
     texts = [
         text
         for text, first in zip(*np.unique(runs.format, return_index=True), strict=True)

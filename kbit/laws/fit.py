@@ -112,7 +112,7 @@ def cross_validate(runs: Runs, form: str, luck: float | None = None) -> Trial:
         problem = first_problem(part, rest, luck)
         theta = problem.minimize(problem.starts()[1])
         held = held.take(np.isin(held.format, [*part.k]))
-        at = part.points(held.N, held.D if part.has_data else np.ones(len(held)), held.format)
+        at = part.points(held.N, held.D if part.has_data else np.ones(len(held)), held.format, held.T)
         predicted = part.loss(theta, at)
         loss_errors.append(predicted - held.loss)
         cost = predicted - part.loss(theta, at.unquantized)

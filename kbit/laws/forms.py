@@ -27,6 +27,7 @@ class Points:
     slope: np.ndarray  # index of the codebook among those measured at several k
     format: np.ndarray  # index of the format among the quantized ones
     series: np.ndarray  # index of the format among all; the float formats are one, the first
+    t: np.ndarray  # T / T0, tokens of quantization-aware training; 1 where a law has no T
 
     @property
     def unquantized(self) -> Points:
@@ -77,12 +78,15 @@ def base(p: Values, at: Points) -> np.ndarray:
 
 
 def trained(p: Values, at: Points) -> np.ndarray | float:
-    """d^delta: a model that saw more tokens loses more when it is quantized (Kumar et al. 2024)."""
-    return at.d ** p["delta"] if "delta" in p else 1.0
+    """d^delta t^-tau: a model that saw more tokens loses more when it is quantized (Kumar et al. 2024), and less the longer it is
+    trained under its quantizer.
+    """
+    factor = at.d ** p["delta"] if "delta" in p else 1.0
+    return factor * at.t ** -p["tau"] if "tau" in p else factor
 
 
 def additive(p: Values, at: Points) -> np.ndarray:
-    """base + C[kind] n^-gamma d^delta 2^(-lambda (k - 4)): each bit less costs 2^lambda times as much."""
+    """base + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4)): each bit less costs 2^lambda times as much."""
     bits = 2.0 ** (-p["lambda"][..., at.slope] * (at.k - REFERENCE_BITS))
     return base(p, at) + at.quantized * p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
 
@@ -95,7 +99,7 @@ def saturating(p: Values, at: Points) -> np.ndarray:
 
 
 def bit_power(p: Values, at: Points) -> np.ndarray:
-    """base + C[kind] n^-gamma d^delta (k / 4)^-lambda: a power of the bits instead of an exponential."""
+    """base + C[kind] n^-gamma d^delta t^-tau (k / 4)^-lambda: a power of the bits instead of an exponential."""
     bits = (at.k / REFERENCE_BITS) ** -p["lambda"][..., at.slope]
     return base(p, at) + at.quantized * p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
 
@@ -137,24 +141,29 @@ DATA = {  # added to a form where models of at least three training lengths are 
     "beta": Parameter("exponent of training tokens", 0.01, 3.0, lambda sketch: 0.3),
 }
 DELTA = {"delta": Parameter("exponent with which the cost of a format grows with training tokens", -2.0, 2.0, lambda sketch: 0.2)}
+TAU = {
+    "tau": Parameter(
+        "exponent with which the cost of a format falls with tokens of its own training", -1.0, 3.0, lambda sketch: 0.2
+    )
+}
 
 FORMS: dict[str, Form] = {
     "additive": Form(
         additive,
-        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, **DATA, **DELTA},
-        "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta 2^(-lambda (k - 4))",
+        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, **DATA, **DELTA, **TAU},
+        "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4))",
         "Hoffmann et al. 2022, and the cost of post-training quantization of Kumar et al. 2024, their e^(-k/w) as 2^(-lambda k)",
     ),
     "saturating": Form(
         saturating,
-        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, "S": S, **DATA, **DELTA},
-        "E + A n^-alpha + B d^-beta + S log(1 + C[kind] n^-gamma d^delta 2^(-lambda (k - 4)) / S)",
+        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, "S": S, **DATA, **DELTA, **TAU},
+        "E + A n^-alpha + B d^-beta + S log(1 + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4)) / S)",
         "the additive form, bent where models break: measured costs of 2 bits lie below the exponential through 3 to 6",
     ),
     "bit-power": Form(
         bit_power,
-        {**BASE, "C": C, "gamma": GAMMA, "lambda": POWER, **DATA, **DELTA},
-        "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta (k / 4)^-lambda",
+        {**BASE, "C": C, "gamma": GAMMA, "lambda": POWER, **DATA, **DELTA, **TAU},
+        "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta t^-tau (k / 4)^-lambda",
         "the cost of Ouyang et al. 2024 (Low-Bit Quantization Favors Undertrained LLMs)",
     ),
     "effective": Form(
@@ -172,8 +181,8 @@ FORMS: dict[str, Form] = {
     ),
     "shrinking": Form(
         shrinking,
-        {**BASE, "offset": OFFSET, "gamma": GAMMA, **DATA, **DELTA},
-        "E + A n^-alpha + B d^-beta + offset[format] n^-gamma d^delta",
+        {**BASE, "offset": OFFSET, "gamma": GAMMA, **DATA, **DELTA, **TAU},
+        "E + A n^-alpha + B d^-beta + offset[format] n^-gamma d^delta t^-tau",
         "the offset form, with the size dependence of Kumar et al. 2024 and no assumption on k",
         needs_baseline=True,
     ),

@@ -71,8 +71,8 @@ class Law:
 
     @property
     def formula(self) -> str:
-        """What it says, without the terms of D where it has none."""
-        text = self.layout.law.formula
+        """What it says, without the terms of D and T where it has none."""
+        text = self.layout.law.formula if self.layout.has_training else self.layout.law.formula.replace(" t^-tau", "")
         return text if self.layout.has_data else text.replace(" + B d^-beta", "").replace(" d^delta", "")
 
     def predict(self, N: Sizes, format: str | Sequence[str], *, D: float | None = None) -> Prediction:
@@ -106,6 +106,7 @@ class Law:
             "confidence": self.confidence,
             "N0": self.layout.N0,
             "D0": self.layout.D0 if self.layout.has_data else None,
+            "T0": self.layout.T0 if self.layout.has_training else None,
             "rms_nats": self.rms,
             "luck_nats": self.noise.luck,
             "misfit": self.noise.misfit,
@@ -137,8 +138,9 @@ class Law:
     def where(self) -> str:
         """What n and d are relative to, and how well the law holds."""
         tokens = f", d = D / {self.layout.D0:.3g}" if self.layout.has_data else ""
+        trained = f", t = T / {self.layout.T0:.3g}" if self.layout.has_training else ""
         return (
-            f"n = N / {self.layout.N0:.3g}{tokens}; {len(self.fitted)} runs of {len(self.fitted.sizes)} sizes, "
+            f"n = N / {self.layout.N0:.3g}{tokens}{trained}; {len(self.fitted)} runs of {len(self.fitted.sizes)} sizes, "
             f"residuals {number(self.rms)} nats; two trainings of one size differ by about {number(2**0.5 * self.noise.luck)}."
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kbit.errors import LawError
-from kbit.laws.forms import DATA, DELTA, FORMS, REFERENCE_BITS, Form, Parameter, Points, Sketch
+from kbit.laws.forms import DATA, DELTA, FORMS, REFERENCE_BITS, TAU, Form, Parameter, Points, Sketch
 from kbit.laws.runs import FLOATS, UNQUANTIZED_BITS, Runs, split_format
 
 MINIMUM_SIZES = 4  # E, A and alpha take three, and one is left out to check them
@@ -29,6 +29,9 @@ class Layout:
     N0: float
     D0: float
     has_data: bool
+    T0: float = 1.0
+    longest: float = 1.0  # T where none is named
+    has_training: bool = False
 
     @property
     def law(self) -> Form:
@@ -37,9 +40,9 @@ class Layout:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters of this law: without those of D where the runs have too few training lengths."""
-        data = {*DATA, *DELTA}
-        return {name: parameter for name, parameter in self.law.parameters.items() if self.has_data or name not in data}
+        """The parameters of this law: without those of D where the runs have too few training lengths, or that of T."""
+        left_out = {*(() if self.has_data else (*DATA, *DELTA)), *(() if self.has_training else TAU)}
+        return {name: parameter for name, parameter in self.law.parameters.items() if name not in left_out}
 
     def members(self, parameter: Parameter) -> tuple[str, ...]:
         """What the parameter has a value for."""
@@ -86,15 +89,18 @@ class Layout:
         """Whether some parameter has a value for each `what`."""
         return any(parameter.over == what for parameter in self.parameters.values())
 
-    def points(self, N: np.ndarray, D: np.ndarray, formats: Sequence[str] | np.ndarray) -> Points:
+    def points(self, N: np.ndarray, D: np.ndarray, formats: Sequence[str] | np.ndarray, T: np.ndarray | None = None) -> Points:
         """Points for models of N linear weights and D tokens at these formats, all of one length.
 
+        T: tokens of quantization-aware training, by default the most that was measured; 0 for a model in 16 bits.
         Raises LawError for a format that this law says nothing about.
         """
         rows = np.array([self.describe(text) for text in formats], dtype=float).reshape(-1, 6).T
         tokens = np.asarray(D, dtype=float) / self.D0 if self.has_data else np.ones(rows.shape[1])
         kind, slope, format, series = rows[2:].astype(int)
-        return Points(np.asarray(N, dtype=float) / self.N0, tokens, rows[0], rows[1], kind, slope, format, series)
+        trained = np.full(rows.shape[1], self.longest) if T is None else np.where(np.asarray(T) > 0, T, self.longest)
+        t = trained / self.T0 if self.has_training else np.ones(rows.shape[1])
+        return Points(np.asarray(N, dtype=float) / self.N0, tokens, rows[0], rows[1], kind, slope, format, series, t)
 
     def describe(self, text: str) -> tuple[float, float, int, int, int, int]:
         """k, 1.0 where quantized, and the index of its kind, slope, format and series (0 where the form does not look at it)."""
@@ -132,6 +138,8 @@ def lay_out(runs: Runs, form: str, minimum_sizes: int = MINIMUM_SIZES) -> tuple[
         raise LawError(f"form '{form}' does not exist. Write one of: {', '.join(FORMS)}.")
     has_data = bool(np.isfinite(runs.D).all()) and len(np.unique(runs.D)) >= MINIMUM_TOKENS
     runs = runs if has_data else runs.take(runs.longest_trained)
+    lengths = np.unique(runs.T[runs.quantized & (runs.T > 0)])
+    has_training = len(lengths) > 1 and "tau" in FORMS[form].parameters
     formats = tuple(dict.fromkeys(runs.format[runs.quantized]))
     kinds = tuple(dict.fromkeys(runs.kind[runs.quantized]))
     codebooks = dict.fromkeys(runs.codebook[runs.quantized])
@@ -145,6 +153,9 @@ def lay_out(runs: Runs, form: str, minimum_sizes: int = MINIMUM_SIZES) -> tuple[
         N0=float(np.exp(np.log(runs.sizes).mean())),
         D0=float(np.exp(np.log(np.unique(runs.D)).mean())) if has_data else 1.0,
         has_data=has_data,
+        T0=float(np.exp(np.log(lengths).mean())) if has_training else 1.0,
+        longest=float(lengths.max()) if has_training else 1.0,
+        has_training=has_training,
     )
     check_runs(layout, runs, minimum_sizes)
     return layout, runs

@@ -33,7 +33,7 @@ class Problem:
     @cached_property
     def at(self) -> Points:
         """The points of the runs."""
-        return self.layout.points(self.runs.N, self.runs.D, self.runs.format)
+        return self.layout.points(self.runs.N, self.runs.D, self.runs.format, self.runs.T)
 
     @cached_property
     def root(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from kbit.errors import LawError
 Table = Mapping[str, np.ndarray]
 UNQUANTIZED_BITS = 16  # formats of 16 and 32 bits are floats, kept as they are
 FLOATS = ("f32", "f16", "bf16")
+QAT = "qat"  # methods qat-839k, qat-420k, ... are one with several T
 PREFERRED = {"embeddings": "int8-row"}  # what a recipe gives them unless told otherwise
 
 
@@ -42,6 +43,7 @@ class Runs:
     k: np.ndarray
     N: np.ndarray  # weights of the linear layers
     D: np.ndarray  # training tokens, nan where unknown
+    T: np.ndarray  # tokens of quantization-aware training, 0 where there was none
     total_bits: np.ndarray
     linear_bits: np.ndarray
     loss: np.ndarray
@@ -81,6 +83,15 @@ class Runs:
         most = {N: np.nanmax(self.D[self.N == N], initial=-np.inf) for N in self.sizes}
         return np.array([np.isnan(D) or most[N] <= D for N, D in zip(self.N, self.D, strict=True)], dtype=bool)
 
+    @property
+    def longest_tuned(self) -> np.ndarray:
+        """True for runs that had the most quantization-aware training of their size and format."""
+        pairs = np.char.add(np.char.add(self.N.astype(str), "\n"), self.format.astype(str))
+        _, which = np.unique(pairs, return_inverse=True)
+        most = np.zeros(which.max(initial=-1) + 1)
+        np.maximum.at(most, which, self.T)
+        return np.asarray(most[which] == self.T)
+
 
 def split_format(text: str) -> tuple[str, int | None, str]:
     """Codebook, k and kind of a format string: the kind is what stays when k changes; no k where the string says none.
@@ -111,12 +122,15 @@ def choose_slice(table: Table, **asked: Unpack[Slice]) -> tuple[Table, Slice]:
     for column in ("family", "protocol", "embeddings", "method"):
         wanted = wishes.get(column)
         counted = keep & ~floats if column == "method" and (keep & ~floats).any() else keep
-        counts = Counter(str(value) for value in table[column][counted])
+        values = table[column].astype(str)
+        if column == "method" and wanted == QAT:  # with all its lengths of training
+            values = np.where(np.char.startswith(values, f"{QAT}-"), QAT, values)
+        counts = Counter(values[counted].tolist())
         if wanted is not None and wanted not in counts:
             raise LawError(f"{column} '{wanted}' has no finished run. The store has: {', '.join(sorted(counts))}.")
         value = str(wanted or min(counts, key=lambda name: (name != PREFERRED.get(column), -counts[name], name)))
         chosen[column] = value
-        match = table[column] == value
+        match = values == value
         if column == "method":
             match = match | floats  # 16 bits are 16 bits, whatever chose the codes beside them
         if column == "embeddings":
@@ -132,12 +146,18 @@ def only_baseline(table: Table, keep: np.ndarray, match: np.ndarray) -> np.ndarr
     return np.asarray(floats & ~match & np.array([model not in have for model in table["model"]], dtype=bool))
 
 
+def tokens_of_training(table: Table) -> np.ndarray:
+    """T of every row; 0 in tables that do not say."""
+    return np.asarray(table.get("qat_tokens", np.zeros(len(table["run"]))), dtype=float)
+
+
 def prepare(table: Table) -> Runs:
-    """Runs of a slice; of several rows of one model and format the first counts.
+    """Runs of a slice; of several rows of one model, format and T the first counts.
 
     Raises LawError where the losses are not finite, or the windows of the runs are not the same.
     """
     pairs = np.char.add(np.char.add(table["model"].astype(str), "\n"), table["format"].astype(str))
+    pairs = np.char.add(np.char.add(pairs, "\n"), tokens_of_training(table).astype(str))
     _, rows = np.unique(pairs, return_index=True)
     table = {column: values[np.sort(rows)] for column, values in table.items()}
     loss = table["loss"].astype(float)
@@ -159,6 +179,7 @@ def prepare(table: Table) -> Runs:
         k=table["k"].astype(int),
         N=table["parameters_linear"].astype(float),
         D=table["training_tokens"].astype(float),
+        T=tokens_of_training(table),
         total_bits=table["total_bits"].astype(float),
         linear_bits=table["linear_bits"].astype(float),
         loss=loss,

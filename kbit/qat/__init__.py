@@ -2,13 +2,14 @@
 
 from kbit.qat.checkpoint import qat_checkpoint
 from kbit.qat.plan import TrainPlan
-from kbit.qat.prepare import METHOD, convert, prepare_qat
+from kbit.qat.prepare import METHOD, QAT, convert, prepare_qat
 from kbit.qat.result import QatResult
 from kbit.qat.text import TrainingText, read_training_text
 from kbit.qat.train import Trained, train_qat
 
 __all__ = [
     "METHOD",
+    "QAT",
     "QatResult",
     "TrainPlan",
     "Trained",

@@ -26,6 +26,7 @@ from kbit.recipes.bits import rest_format, sites_of
 from kbit.recipes.outliers import Outliers
 
 METHOD = "rtn-mse"  # what the scales start from: the least squared error
+QAT = "qat"  # what stands for training among the methods of a study
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -43,11 +43,13 @@ def read_training_text(
     """As many windows of the text as `steps` batches need, or as it has; and `held_out` windows before them.
 
     path: a text file, a *.jsonl or *.jsonl.xz with a "text" on each line, or a folder of such. Documents are cut into passages at
-    ends of lines, and passages follow each other in an order that `seed` decides.
+    ends of lines, passages follow each other in an order that `seed` decides, and so do, once more, the windows cut from them:
+    batches of four windows of one passage leave a quarter more of the 2-bit cost than batches of four passages (prose-276k).
     Raises TextError where the text is not readable, or is shorter than the held-out windows and one batch.
     """
     passages = [passage for document in documents(Path(path)) for passage in cut(document)]
-    order = np.random.default_rng(seed).permutation(len(passages))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(passages))
     length = window + 1
     wanted = (held_out + batch * steps) * length
     tokens: list[int] = []
@@ -62,6 +64,7 @@ def read_training_text(
             f"are {(held_out + batch) * length}. Give a longer text, or a smaller batch or window."
         )
     windows = torch.tensor(tokens[: n * length]).view(n, length)
+    windows = torch.cat([windows[:held_out], windows[held_out:][torch.from_numpy(rng.permutation(n - held_out))]])
     digest = sha256(windows.numpy().astype("<i4").tobytes()).hexdigest()
     return TrainingText(windows[held_out:], windows[:held_out], digest)
 

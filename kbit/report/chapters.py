@@ -14,7 +14,16 @@ from kbit.report import figures, panels, verdict, words
 from kbit.report.compare import Standing
 from kbit.report.look import Figure, colour_of_block, colour_of_category
 from kbit.report.optimum import Optimum
-from kbit.report.runs import Table, bits_per_byte_of_nats, block_order, common_granularity, longest_trained, main_series, where
+from kbit.report.runs import (
+    KEPT,
+    Table,
+    bits_per_byte_of_nats,
+    block_order,
+    common_granularity,
+    longest_trained,
+    main_series,
+    where,
+)
 
 Panels = Mapping[str, panels.Lines]  # title -> name of a line -> its runs
 Ranking = Mapping[str, Sequence[Standing]]
@@ -154,9 +163,10 @@ def fitted_law(rows: Table, law: Law | LawError, axis: str) -> Section:
     """The law's formula, its parameters, and how well it holds."""
     if isinstance(law, LawError):
         return Section(missing=str(law))
-    own = where(rows, np.isin(rows["format"], list(law.layout.k)) & np.isin(rows["model"], law.fitted.model))
+    fitted = np.isin(rows["format"], list(law.layout.k)) & np.isin(rows["model"], law.fitted.model)
+    own = where(rows, fitted & ((rows["method"] == law.chosen["method"]) | (rows["k"] >= KEPT)))
     tokens = own["training_tokens"].astype(float) if law.layout.has_data else np.ones(len(own["k"]))
-    at = law.layout.points(own["parameters_linear"].astype(float), tokens, own["format"].tolist())
+    at = law.layout.points(own["parameters_linear"].astype(float), tokens, own["format"].tolist(), own.get("qat_tokens"))
     predicted = law.layout.loss(law.theta, at) * bits_per_byte_of_nats(own)
     error = float(np.sqrt(np.mean((own["bits_per_byte"] - predicted) ** 2)))
     finding = f"The law misses {words.plural(len(predicted), 'measurement')} by {error:.2g} bits per byte (root mean square)."

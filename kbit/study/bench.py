@@ -25,6 +25,7 @@ from kbit.study.sources import read_texts
 from kbit.study.specs import RunSpec
 from kbit.study.store import Outcome
 from kbit.study.tasks import LOGITS_BYTES, Task, grouped, model_key
+from kbit.study.trainings import TrainedWeights, train
 
 Batch = tuple[int, Tensor]  # number of the first window, ids
 REST = ""  # stands among the sites for all that is no matrix: norms, biases, positions
@@ -102,6 +103,7 @@ class Loaded:
         self._sites = walk(self.original)
         self._copies: dict[tuple[str, str], Copies] = {}
         self._integers: tuple[str, IntegerModel, BitCount] | None = None
+        self._trained: dict[str, TrainedWeights] = {}  # packed, so small beside the model
 
     def copies(self, protocol: Protocol) -> Copies:
         """The model and its copy with parameters in the protocol's dtype; one copy for each compute."""
@@ -112,8 +114,10 @@ class Loaded:
         return self._copies[key]
 
     def model(self, spec: RunSpec, protocol: Protocol) -> PreTrainedModel:
-        """The model of a run: the copy with other weights, or one of integers, the last of which is kept."""
+        """The model of a run: the copy with other weights, given or trained, or one of integers, the last of which is kept."""
         recipe = spec.parsed_recipe
+        if spec.training:
+            return self.install_trained(spec, protocol)
         if recipe.integers is None:
             return self.install(recipe, protocol)
         if self._integers is None or self._integers[0] != spec.recipe:
@@ -149,6 +153,24 @@ class Loaded:
             for name, values in rest_values(self.original, recipe):
                 copies.copy.get_parameter(name).data.copy_(values)
             copies.installed[REST] = recipe.rest
+        return copies.copy
+
+    def install_trained(self, spec: RunSpec, protocol: Protocol) -> PreTrainedModel:
+        """The copy with the weights that training gives for `spec`; runs that differ in their protocol alone share a training."""
+        key = spec.recipe + spec.training
+        if key not in self._trained:
+            self._trained[key] = train(self.original, spec)
+        copies = self.copies(protocol)
+        if any(copies.installed.get(site.key) != (key,) for site in self._sites):
+            copies.installed.clear()
+            for site, weight in self._trained[key].packed:
+                if protocol.compute == EXACT:
+                    site.write(copies.copy, weight.dequantize())
+                else:
+                    hold(copies.copy, site, weight)
+            for name, values in self._trained[key].rest.items():
+                copies.copy.get_parameter(name).data.copy_(values)
+            copies.installed.update({site.key: (key,) for site in self._sites})
         return copies.copy
 
     def windows(self, spec: RunSpec) -> Windows:

@@ -15,6 +15,7 @@ from kbit.errors import KbitError, StoreError
 from kbit.evaluation import PROTOCOLS, Protocol
 from kbit.formats import Format
 from kbit.methods import METHODS
+from kbit.qat import METHOD, QAT, TrainPlan
 from kbit.recipes import FixedPoint
 from kbit.study.braces import expand_braces
 
@@ -38,9 +39,19 @@ def _formats(text: str) -> str:
 
 def _methods(text: str) -> str:
     for word in _refusals_as_value_errors(expand_braces, text):
-        if word not in METHODS:
-            raise ValueError(f"there is no method '{word}'{_nearest(word, METHODS)}. There are {', '.join(METHODS)}.")
+        if word not in (known := (*METHODS, QAT)):
+            raise ValueError(f"there is no method '{word}'{_nearest(word, known)}. There are {', '.join(known)}.")
     return text
+
+
+def _start(word: str) -> str:
+    if word not in METHODS:
+        raise ValueError(f"there is no method '{word}'{_nearest(word, METHODS)} to start from. There are {', '.join(METHODS)}.")
+    return word
+
+
+def _whole_numbers(value: Any) -> Any:
+    return [value] if isinstance(value, int) else value
 
 
 def _activation(value: int | str) -> int | str:
@@ -122,6 +133,42 @@ class GridProtocol(_Strict):
         return Protocol(**{**vars(start), **changes})
 
 
+class GridTraining(_Strict):
+    """How the runs of `method: qat` are trained: a run for each number of steps.
+
+    text: a file or a folder, as `kbit qat` reads it. start: the method whose scales training starts from. The others are those of
+    TrainPlan.
+    """
+
+    text: Annotated[str, Field(min_length=1)]
+    steps: Annotated[list[int], BeforeValidator(_whole_numbers), Field(min_length=1)]
+    start: Annotated[str, AfterValidator(_start)] = METHOD
+    batch: int | None = None
+    window: int | None = None
+    rate: float | None = None
+    scale_rate: float | None = None
+    warmup: float | None = None
+    weight_decay: float | None = None
+    cross_entropy: float | None = None
+    clip: float | None = None
+    micro_batch: int | None = None
+    precision: str | None = None
+    recompute: bool | None = None
+    check_every: int | None = None
+    held_out: int | None = None
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _must_be_plans(self) -> GridTraining:
+        _refusals_as_value_errors(lambda training: training.plans(), self)
+        return self
+
+    def plans(self) -> list[TrainPlan]:
+        """The plan of each number of steps."""
+        given = self.model_dump(exclude={"text", "steps", "start"}, exclude_none=True)
+        return [TrainPlan(steps=steps, **given) for steps in self.steps]
+
+
 Protocols = Annotated[dict[str, GridProtocol], Field(min_length=1)]
 
 
@@ -135,6 +182,7 @@ class Part(_Strict):
     activations: Activations | None = None
     calibration: Words | None = None
     fixed_point: Settings | None = None
+    training: GridTraining | None = None
     protocols: Protocols | None = None
 
 
@@ -149,6 +197,7 @@ class Product:
     activations: list[int | str]
     calibration: list[str]
     fixed_point: dict[str, Any]
+    training: GridTraining | None
     protocols: dict[str, GridProtocol]
 
 
@@ -158,7 +207,8 @@ class Grid(Part):
     models: folders, GGUF files or hub ids; braces and globs; relative to the folder of the grid's file.
     formats: of the linear layers. embeddings: formats of embeddings and lm_head alike. activations: float, or the bits of those
     of a model that runs on integers alone. calibration: files of the text that such models are calibrated on. fixed_point: other
-    settings of theirs. models, formats and protocols must be said, by the grid or by each of its parts.
+    settings of theirs. training: how the method qat trains. models, formats and protocols must be said, by the grid or by each of
+    its parts.
     """
 
     methods: Methods = ["rtn"]
@@ -171,9 +221,12 @@ class Grid(Part):
 
     @model_validator(mode="after")
     def _must_say_what_to_run(self) -> Grid:
-        for name in Part.model_fields:
+        for name in Part.model_fields.keys() - {"training"}:
             if getattr(self, name) is None and not (self.parts and all(getattr(part, name) for part in self.parts)):
                 raise ValueError(f"the field '{name}' is missing. Add it{', or to each part' if self.parts else ''}.")
+        for product in self.products():
+            if product.training is None and any(QAT in expand_braces(word) for word in product.methods):
+                raise ValueError(f"the method {QAT} wants to know how it trains. Add the field 'training', with text and steps.")
         return self
 
     @property
@@ -259,7 +312,8 @@ def _first_fault(path: Path, node: yaml.Node, error: ValidationError) -> str:
     if fault["type"] == "missing":  # of a protocol: a grid's own fields may be those of its parts
         return f"{where}: the field '{field}' is missing. Add it."
     if fault["type"] == "extra_forbidden":
-        owner: type[BaseModel] = GridProtocol if "protocols" in place else Part if "parts" in place else Grid
+        kinds: dict[str, type[BaseModel]] = {"protocols": GridProtocol, "training": GridTraining, "parts": Part}
+        owner = next((kind for name, kind in kinds.items() if name in place[:-1]), Grid)
         near, known = _nearest(str(place[-1]), owner.model_fields), ", ".join(owner.model_fields)
         return f"{where}: there is no field '{field}'{near}. There are {known}."
     if fault["type"] == "too_short":

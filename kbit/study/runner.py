@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +19,7 @@ from kbit.study.result import StudyResult
 from kbit.study.specs import RunSpec, expand
 from kbit.study.store import Outcome, Store, read_outcomes
 from kbit.study.tasks import LOGITS_BYTES, Task, make_tasks, work_of
+from kbit.study.trainings import state_of
 
 WORKER_BYTES = 2**30  # of a worker beside its models and the logits that it keeps: libraries, one batch, one quantized layer
 
@@ -49,6 +53,7 @@ def run_study(
     if progress:
         progress(0.0, 100.0, "opening models and texts")
     specs = expand(grid if isinstance(grid, Grid) else read_grid(grid))
+    specs = [replace(spec, state=f"{store}.training") if spec.training else spec for spec in specs]
     if dry_run:
         finished = {run.hash for run in read_outcomes(store) if run.error is None} if Path(store).exists() else set()
         return StudyResult(str(store), specs, finished, {}, 0.0)
@@ -64,6 +69,7 @@ def run_study(
                 for outcome in _outcomes(task, result):
                     writer.record(outcome)
                     outcomes[outcome.hash] = outcome
+                _drop_states(task, specs, finished | {run.hash for run in outcomes.values() if run.error is None})
                 if progress:
                     progress(*_done(specs, finished, outcomes, task))
         return StudyResult(str(store), specs, finished, outcomes, time.perf_counter() - start)
@@ -83,6 +89,15 @@ def _outcomes(task: Task, result: list[Outcome] | BaseException) -> list[Outcome
         reason = f"the worker died ({one_line(result)}). Memory may have run out: use fewer workers."
         return [Run(spec, error=reason).failure() for spec in task.specs]
     return result
+
+
+def _drop_states(task: Task, specs: list[RunSpec], finished: set[str]) -> None:
+    """Remove what trainings of a task have kept, where every run that shares it is finished."""
+    for state in {state_of(spec) for spec in task.specs if spec.training}:
+        if all(spec.hash in finished for spec in specs if spec.training and state_of(spec) == state):
+            shutil.rmtree(state, ignore_errors=True)
+            with suppress(OSError):  # others keep theirs there
+                state.parent.rmdir()
 
 
 def _done(specs: list[RunSpec], finished: set[str], outcomes: dict[str, Outcome], last: Task) -> tuple[float, float, str]:

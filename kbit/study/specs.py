@@ -17,10 +17,12 @@ from kbit.evaluation import Protocol, Windows, protocol_for, tokenize_windows
 from kbit.evaluation.protocols import EXACT
 from kbit.formats import Format
 from kbit.models import architecture, load_tokenizer, parameters, parameters_linear, skeleton
+from kbit.qat import QAT, TrainPlan
 from kbit.recipes import FixedPoint, Recipe
 from kbit.study.braces import expand_braces
 from kbit.study.grid import FLOAT, Grid, GridProtocol, Product
 from kbit.study.sources import find_models, find_texts, read_texts
+from kbit.study.trainings import Training
 
 # Raised when the same spec gives another result than before (a bug mended in a codebook, another default of a method), so that
 # stores do not mix the two. It is not the package's version: most releases change no result.
@@ -38,6 +40,8 @@ class RunSpec:
     the protocol holds the hashes of the text and of the tokenizer.
     source: where the model lies. texts: the files of the text; calibration: those that a model of integers is calibrated on.
     about: names and sizes, which the store keeps for its table.
+    training: of the method qat, canonical JSON with the hash of the text; empty for others. training_text: the file or folder of
+    that text. state: the folder where trainings keep their state until they are done.
     """
 
     fingerprint: str
@@ -48,6 +52,9 @@ class RunSpec:
     texts: tuple[str, ...] = field(compare=False)
     about: dict[str, Any] = field(compare=False, repr=False)
     calibration: tuple[str, ...] = field(default=(), compare=False)
+    training: str = ""
+    training_text: str = field(default="", compare=False)
+    state: str = field(default="", compare=False)
 
     @property
     def decided(self) -> dict[str, Any]:
@@ -58,7 +65,7 @@ class RunSpec:
             "recipe": _said(self.recipe),
             "protocol": _said(self.protocol),
             "numerics": NUMERICS,
-        }
+        } | ({"training": _said(self.training)} if self.training else {})
 
     @cached_property
     def hash(self) -> str:
@@ -69,6 +76,11 @@ class RunSpec:
     def parsed_recipe(self) -> Recipe:
         """The recipe as a value."""
         return Recipe.from_json(self.recipe)
+
+    @property
+    def plan(self) -> TrainPlan:
+        """How the method qat trains."""
+        return TrainPlan(**json.loads(self.training)["plan"])
 
     @property
     def unbound_protocol(self) -> Protocol:
@@ -105,18 +117,20 @@ def expand(grid: Grid) -> list[RunSpec]:
         protocols = [(name, entry, find_texts(entry.text, grid.source)) for name, entry in product.protocols.items()]
         calibration = find_texts(product.calibration, grid.source)
         integers = FixedPoint.of(product.fixed_point).bind(read_texts(calibration)) if calibration else None
+        training = Training.of(product, grid.source) if product.training else None
         for source in find_models(product.models, grid.source):
             model = models.get(source) or models.setdefault(source, _Model(source))
-            for recipe in _recipes(product, integers):
+            for recipe, plan in _recipes(product, integers):
                 for name, entry, files in protocols:
                     text = texts.get(files) or texts.setdefault(files, read_texts(files))
                     spec = model.spec(recipe, name, entry, files, text)
                     spec = replace(spec, calibration=calibration) if recipe.integers else spec
+                    spec = training.applied(spec, plan, model.skeleton) if training and plan else spec
                     specs.setdefault(spec.hash, spec)
     return list(specs.values())
 
 
-def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[Recipe]:
+def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[tuple[Recipe, TrainPlan | None]]:
     def words(entries: list[str]) -> list[str]:
         return list(dict.fromkeys(word for entry in entries for word in expand_braces(entry)))
 
@@ -125,9 +139,14 @@ def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[Recipe]:
         for method in ["rtn"] if fmt.is_float else words(product.methods):  # a float is cast: no method has a say
             for embeddings in words(product.embeddings):
                 kept = str(Format.parse(embeddings))
+                if method == QAT:
+                    assert product.training is not None
+                    recipe = Recipe(weights=str(fmt), method=product.training.start, embeddings=kept, lm_head=kept)
+                    yield from ((recipe, plan) for plan in product.training.plans())
+                    continue
                 recipe = Recipe(weights=str(fmt), method=method, embeddings=kept, lm_head=kept)
                 for bits in dict.fromkeys([FLOAT] if fmt.is_float else product.activations):
-                    yield recipe if bits == FLOAT else recipe.with_(fixed_point=_calibrated(integers, bits))
+                    yield (recipe if bits == FLOAT else recipe.with_(fixed_point=_calibrated(integers, bits))), None
 
 
 def _calibrated(integers: FixedPoint | None, bits: int | str) -> FixedPoint:

@@ -16,7 +16,7 @@ from kbit.study.store import Outcome, read_outcomes
 ABOUT_TEXT = ("family", "model", "format", "codebook", "method", "embeddings", "protocol")
 ABOUT_WHOLE = ("k", "block", "parameters", "parameters_linear", "seed")
 TEXT = ("run", *ABOUT_TEXT, "host", "finished")
-WHOLE = (*ABOUT_WHOLE, "activations", "peak_bytes")
+WHOLE = (*ABOUT_WHOLE, "activations", "qat_tokens", "peak_bytes")
 MEASURED = (
     "total_bits",
     "linear_bits",
@@ -54,6 +54,7 @@ def read_table(store: Path) -> dict[str, np.ndarray]:
     TEXT columns are strings, WHOLE ones int64, NUMBERS float64 (nan where not measured or not known), OBJECTS hold an array or
     a dict each. k is 16 for bf16 and f16; block is 0 for one scale per row or tensor; method is "none" for floats, which are
     cast. activations: their bits in a model that runs on integers alone, whose format then ends with -a and them; else 0.
+    qat_tokens: those that the run was trained on, 0 where it was not; its method is then qat- and them, as qat-839k.
     Raises StoreError as `read_outcomes` does, and where the store has no finished run.
     """
     store = Path(store)
@@ -98,6 +99,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "run": outcome.hash,
         **{column: str(about[column]) for column in ABOUT_TEXT},
         **{column: int(about[column]) for column in ABOUT_WHOLE},
+        "qat_tokens": int(about.get("qat_tokens", 0)),
         "activations": int(about.get("activations", 0)),  # stores from before there were models of integers do not say
         "training_tokens": nan if tokens is None else float(tokens),
         **{metric: value for metric, (value, _) in measured.items()},

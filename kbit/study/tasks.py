@@ -10,6 +10,7 @@ from kbit.study.specs import RunSpec
 
 LOGITS_BYTES = 2**30  # 16-bit logits that a worker keeps for its runs to share; a longer text is scored in chunks of that
 RUNS_AT_ONCE = 16  # that share the logits of each chunk of a long text: the 16-bit model then costs each a 16th more
+PASSES_OF_TRAINING = 4  # the teacher forward, the student forward and twice that backward
 WEIGHTS_PER_LOGIT = 500  # scoring a token costs as much for each logit as multiplying so many weights (measured, vocabulary 1024)
 
 
@@ -31,8 +32,12 @@ class Task:
 
 
 def work_of(spec: RunSpec) -> float:
-    """Roughly proportional to the seconds of a run: multiplications of its forward passes, and scoring in like measure."""
-    return spec.about["tokens"] * (spec.about["parameters"] + WEIGHTS_PER_LOGIT * _vocabulary(spec))
+    """Roughly proportional to the seconds of a run: multiplications of its forward passes, and scoring in like measure.
+
+    A token of training counts as PASSES_OF_TRAINING.
+    """
+    tokens = spec.about["tokens"] + PASSES_OF_TRAINING * spec.about.get("qat_tokens", 0)
+    return tokens * (spec.about["parameters"] + WEIGHTS_PER_LOGIT * _vocabulary(spec))
 
 
 def model_key(spec: RunSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.laws.simulate import SIZES, simulate_table
 
 FORMATS = ("bf16", *(f"int{k}-b64" for k in range(2, 7)), "int4-b16", *(f"nf{k}-b64" for k in range(2, 5)))
 TOKENS = (2e6, 4e6, 8e6)
-TRUE = {"E": 1.8, "A": 0.7, "alpha": 0.35, "gamma": 0.2, "B": 0.15, "beta": 0.5, "delta": 0.15, "S": 0.4}
+TRUE = {"E": 1.8, "A": 0.7, "alpha": 0.35, "gamma": 0.2, "B": 0.15, "beta": 0.5, "delta": 0.15, "tau": 0.3, "S": 0.4}
 QUIET = {"difficulty": 0.0, "disagreement": 0.0, "model_noise": 0.0, "own_noise": 0.0}
 
 
@@ -65,6 +66,32 @@ def test_a_form_recovers_itself_from_runs_without_noise(form: str, tokens: tuple
     held_out = np.array([4e5, 3e6])
     at = layout.points(held_out, np.full(2, TOKENS[-1]), ["int3-b64"] * 2)
     np.testing.assert_allclose(law.predict(held_out, "int3-b64").loss, layout.loss(theta, at), atol=1e-3)
+
+
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if "tau" in form.parameters])
+def test_a_form_recovers_how_the_cost_falls_with_training_under_the_quantizer(form: str) -> None:
+    """Three lengths of quantization-aware training; 16 bits had none. The law's cost falls as t^-tau."""
+    tables = []
+    for T in (2e5, 4e5, 8e5):
+        layout = replace(layout_of(form, TOKENS[-1:]), has_training=True, T0=4e5, longest=8e5)
+        theta = true_theta(layout)
+
+        def loss(N: float, D: float, text: str, T: float = T, layout: Layout = layout, theta: np.ndarray = theta) -> float:
+            return float(layout.loss(theta, layout.points(np.array([N]), np.array([D]), [text], np.array([T])))[0])
+
+        table = simulate_table(formats=FORMATS, training_tokens=TOKENS[-1:], loss_of=loss, **QUIET)
+        floats = table["k"] >= 16
+        table["method"] = np.where(floats, "none", f"qat-{T / 1e3:.0f}k")
+        table["qat_tokens"] = np.where(floats, 0, int(T))
+        tables.append(table)
+    merged = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    law = fit(merged, form, bootstrap=0, method="qat")
+    assert law.layout.names == layout.names
+    assert law.estimates["tau"].value == pytest.approx(TRUE["tau"], rel=0.02)
+    one = fit(merged, form, bootstrap=0, method="qat-400k")
+    assert "tau" not in one.estimates
+    assert "t^-tau" in law.formula
+    assert "t^-tau" not in one.formula
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -108,7 +108,7 @@ BAD = {
     "a misspelt field": (
         GOOD + "embedings: bf16\n",
         "line 7: there is no field 'embedings'; the nearest is 'embeddings'. "
-        "There are models, formats, methods, embeddings, activations, calibration, fixed_point, protocols, parts.",
+        "There are models, formats, methods, embeddings, activations, calibration, fixed_point, training, protocols, parts.",
     ),
     "a misspelt field of a protocol": (
         GOOD.replace("max_windows", "windows"),
@@ -132,7 +132,7 @@ BAD = {
     "an unknown method": (
         GOOD + "methods: [rtn, rnt-mse]\n",
         "line 7: methods: there is no method 'rnt-mse'; the nearest is 'rtn-mse'. "
-        "There are rtn, rtn-mse, rtn-percentile, rtn-kl.",
+        "There are rtn, rtn-mse, rtn-percentile, rtn-kl, qat.",
     ),
     "an empty list": (GOOD + "embeddings: []\n", "line 7: embeddings: it is empty. Name at least one."),
     "an open brace": (

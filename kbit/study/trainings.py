@@ -1,0 +1,117 @@
+"""Runs of the method qat: how a grid names them, and how a worker trains them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kbit.errors import ModelError, StoreError
+from kbit.evaluation.forward import tokenizer_of
+from kbit.models import Site
+from kbit.packed import PackedTensor
+from kbit.qat import QAT, TrainPlan, prepare_qat, read_training_text, train_qat
+from kbit.qat.checkpoint import with_window
+from kbit.qat.prepare import Prepared, converted_weights
+from kbit.study.grid import Product
+
+if TYPE_CHECKING:
+    from kbit.study.specs import RunSpec
+
+AT_ONCE = 2**20  # bytes of a file that are hashed at a time
+THOUSANDS = ("", "k", "M", "G", "T")
+
+
+@dataclass(frozen=True)
+class Training:
+    """The text of a grid's trainings: a file or a folder, and the hash of what is in it."""
+
+    text: str
+    sha256: str
+
+    @classmethod
+    def of(cls, product: Product, grid: Path) -> Training:
+        """That of a product of the file `grid`. Raises StoreError where there is no such text."""
+        assert product.training is not None
+        path = (grid.parent / product.training.text).absolute()
+        if not path.exists():
+            raise StoreError(f"grid {grid}: training: there is no {path}. Check the path; it starts in the grid's folder.")
+        return cls(str(path), sha256_of(path))
+
+    def applied(self, spec: RunSpec, plan: TrainPlan, model: PreTrainedModel) -> RunSpec:
+        """The run `spec`, trained as `plan` says; its method is named after the tokens: qat-839k."""
+        plan = with_window(plan, model)
+        assert plan.window is not None
+        tokens = plan.steps * plan.batch * plan.window
+        settings = {name: value for name, value in plan.to_dict().items() if value is not None}
+        training = json.dumps({"plan": settings, "text_sha256": self.sha256}, sort_keys=True, separators=(",", ":"))
+        about = spec.about | {"method": f"{QAT}-{short(tokens)}", "qat_tokens": tokens}
+        return replace(spec, about=about, training=training, training_text=self.text)
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """What a training gave: each matrix as it is stored, and the other parameters as they are stored."""
+
+    packed: list[tuple[Site, PackedTensor]]
+    rest: dict[str, Tensor]
+
+
+def train(original: PreTrainedModel, spec: RunSpec) -> TrainedWeights:
+    """Train `original` as `spec` says, from where an earlier start left off. Raises ModelError where a loss was not finite."""
+    plan, path = spec.plan, Path(spec.training_text)
+    assert plan.window is not None
+    how = {"window": plan.window, "batch": plan.batch, "steps": plan.steps, "held_out": plan.held_out, "seed": plan.seed}
+    if sha256_of(path) != json.loads(spec.training)["text_sha256"]:
+        raise StoreError(f"{path}: the training text changed while the study ran. Start it again.")
+    text = read_training_text(path, tokenizer_of(original), **how)
+    model = prepare_qat(original, spec.parsed_recipe)
+    found = train_qat(model, original, text, plan, state=state_of(spec), device="cpu")
+    if found.stopped is not None:
+        raise ModelError(found.stopped)
+    return weights_of(found.model)
+
+
+@torch.no_grad()
+def weights_of(model: PreTrainedModel) -> TrainedWeights:
+    """The stored weights of a model that prepare_qat made."""
+    prepared: Prepared = vars(model)["kbit_qat"]
+    plain = deepcopy(model)
+    packed = list(converted_weights(plain))
+    return TrainedWeights(packed, {name: plain.get_parameter(name).detach() for name in prepared.rest})
+
+
+def state_of(spec: RunSpec) -> Path:
+    """The folder of a training's state: one for all runs that share it."""
+    decided = f"{spec.fingerprint}\n{spec.config}\n{spec.recipe}\n{spec.training}"
+    return Path(spec.state) / hashlib.sha256(decided.encode()).hexdigest()[:32]
+
+
+def sha256_of(path: Path) -> str:
+    """Of the bytes of a file, or of the names and bytes of the *.jsonl and *.jsonl.xz of a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]:
+        digest.update(file.name.encode() if path.is_dir() else b"")
+        for part in _parts(file):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while part := opened.read(AT_ONCE):
+            yield part
+
+
+def short(count: int) -> str:
+    """A count in three figures: 839k, 8.39M."""
+    power = min(len(THOUSANDS) - 1, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.3g}{THOUSANDS[power]}"
