@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from kbit.checkpoints.kbit_folder import KbitCheckpoint
@@ -35,6 +35,7 @@ class IntegerModel(PreTrainedModel):
         config = deepcopy(config)
         config._attn_implementation = "eager"  # of transformers' ways of attention, none of which is taken
         super().__init__(config)
+        self.generation_config = GenerationConfig.from_model_config(config)  # as PreTrainedModel does where it can generate
         self.program = program
         self.check_integer = False
         self._reader: IntegerReader | None = None

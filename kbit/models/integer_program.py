@@ -176,12 +176,17 @@ class Program:
         for weight in self.weights:
             _need(is_integer_format(weight), f"a matrix is in {weight.fmt}, which has no whole numbers in 8 bits")
         written: set[int] = set()
+        stored: set[int] = set()
         for index, step in enumerate(self.steps):
             try:
                 _need(step.op in OPERATORS, f"there is no operator {step.op!r}")
                 Checked(self, step).run()
                 reads = step.from_ + (step.to if step.op in ONTO else ())
                 _need(written.issuperset(reads), "it reads a buffer that no step before it wrote, or that ends with 'last'")
+                if step.op == "store":
+                    _need(step.numbers[0] not in stored, "its layer is stored already")
+                    stored.add(step.numbers[0])
+                _need(step.op != "attend" or step.numbers[0] in stored, "its layer is stored after it, or never")
                 written = set(step.to) if step.op == "last" else written | set(step.to)
             except WrongProgramError as error:
                 raise WrongProgramError(f"step {index} ({step.op[:20]}): {error}") from None

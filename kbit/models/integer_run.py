@@ -86,8 +86,7 @@ class Interpreter:
     def remembered(self, layer: int) -> tuple[Rows, Rows]:
         """Keys and values of a layer so far."""
         held = self._cache[layer]
-        if held is None:
-            raise ModelError(f"the program attends to layer {layer} before it stores there. Its file is damaged.")
+        assert held is not None, "Program.check: each layer is stored before it is attended to"
         return held
 
     @property

@@ -67,6 +67,8 @@ WRONG_STEPS = [
     ("rotate", {"tensor": (0, 0)}, "is not torch.int16 of shape"),
     ("store", {"numbers": (2, 8)}, "it has no layer of the cache, or other bits"),
     ("store", {"numbers": (0, 4)}, "it has no layer of the cache, or other bits"),
+    ("attend", {"numbers": (1, 1, 1, 8)}, "its layer is stored after it, or never"),
+    ("attend", {"op": "store", "numbers": (0, 8), "to": (), "from_": (5, 5)}, "its layer is stored already|do not fit the cache"),
     ("attend", {"numbers": (-1, 1, 1, 8)}, "it has no layer of the cache, or other bits"),
     ("attend", {"numbers": (0, 2**15, 1, 8)}, "its scale of scores is none"),
     ("attend", {"numbers": (0, 1, 63, 8)}, "its scale of scores is none"),
