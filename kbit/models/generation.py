@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kbit import kernels
@@ -135,11 +136,20 @@ class Generation:
             finish=self.finish,
         )
 
+    def _draw(self, logits: Tensor, generator: Any) -> int:
+        """The next token, in one thread: torch's others would spin for milliseconds after it, on the cores of the next product."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._sampling.draw(logits, generator)
+        finally:
+            torch.set_num_threads(threads)
+
     def _run(self) -> Iterator[tuple[int | None, str]]:
         """Each token with the text that it makes certain; at the end, with None, what was held back."""
         generator: Any = self._sampling.generator()
         start = time.perf_counter()
-        token = self._sampling.draw(read(self._reader, torch.tensor(self._prompt))[-1], generator)
+        token = self._draw(read(self._reader, torch.tensor(self._prompt))[-1], generator)
         self._prompt_seconds = time.perf_counter() - start
         while token not in self._ends:
             self.tokens.append(token)
@@ -152,7 +162,7 @@ class Generation:
             if self.finish:
                 break
             start = time.perf_counter()
-            token = self._sampling.draw(self._reader(torch.tensor([token]))[-1], generator)
+            token = self._draw(self._reader(torch.tensor([token]))[-1], generator)
             self._seconds += time.perf_counter() - start
         self.finish = self.finish or "eos"
         if self.finish != "stop" and self._detokenizer:

@@ -158,3 +158,11 @@ def test_a_wrong_program_is_refused_before_it_runs(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"a fixed_point that is not the file fixed_point\.json with its SHA-256"):
         kbit.load(folder)
+
+
+def test_a_checkpoint_without_a_generation_config_generates(tmp_path):
+    folder = shutil.copytree(STORED / MODELS[0], tmp_path / "model")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    generation = kbit.generate(kbit.load(folder), [1, 2, 3], max_tokens=4)
+    assert len(list(generation)) <= 4
+    assert generation.finish in ("length", "eos")
