@@ -137,7 +137,7 @@ class Generation:
         )
 
     def _draw(self, logits: Tensor, generator: Any) -> int:
-        """The next token, in one thread: torch's others would spin for milliseconds after it, on the cores of the next product."""
+        """The next token, in one thread: torch's others would spin for milliseconds on the cores of the next product."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
