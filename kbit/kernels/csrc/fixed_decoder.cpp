@@ -95,22 +95,35 @@ struct FixedOperators {
   }
 
   static void store(FixedDecoder &d, const FixedStep &s) {
-    const int64_t head = d.p_.cache.head, room = d.room();
+    const int64_t head = d.p_.cache.head, room = d.room(), groups = d.groups();
     const FixedCodes how = {static_cast<int>(s.numbers[1]), 0, 0, 0};
     each_row(d.rows_, [&](int64_t i) {
-      const int64_t position = d.position_ + i, tile = position / kRows, row = position % kRows;
-      int8_t q[kMostHead];
+      const int64_t position = d.position_ + i, first = d.place(s.numbers[0], 0);
+      uint8_t *const keys = d.keys_.data() + position / kRows * 64 * groups + position % kRows * kGroup;
+      uint8_t *const values = d.values_.data() + position / kGroup * 64 + position % kGroup;
+      const int64_t key_bytes = room * kGroup * groups, value_bytes = room * pad(head, kRows);  // of a head
+      for (int64_t place = first; place < first + d.p_.cache.kv_heads;
+           ++place) {  // no cache holds them: all are asked for at once
+        for (int64_t g = 0; g < groups; ++g) __builtin_prefetch(keys + place * key_bytes + 64 * g, 1);
+        for (int64_t c = 0; c < head; c += kRows) __builtin_prefetch(values + place * value_bytes + c * room, 1);
+      }
       for (int64_t h = 0; h < d.p_.cache.kv_heads; ++h) {
-        const int64_t place = d.place(s.numbers[0], h), at = place * room + position;
+        const int64_t place = first + h;
+        int8_t q[kMostHead + kGroup] = {};
         RowStep step = fixed_kernels().quantize(how, d.integers(s.from[0], i, h * head), head, q, nullptr);
-        uint8_t *key = d.keys_.data() + (place * room / kRows + tile) * 64 * d.groups() + kGroup * row;
-        for (int64_t c = 0; c < head; ++c) key[64 * (c / kGroup) + c % kGroup] = static_cast<uint8_t>(q[c] + 128);
-        d.key_steps_[static_cast<size_t>(at)] = static_cast<int16_t>(step.a);
+        d.key_steps_[static_cast<size_t>(place * room + position)] = static_cast<int16_t>(step.a);
+        for (int64_t g = 0; g < groups; ++g) {
+          uint32_t four;
+          std::memcpy(&four, q + kGroup * g, sizeof four);
+          four ^= 0x80808080;  // each 128 up
+          std::memcpy(keys + place * key_bytes + 64 * g, &four, sizeof four);
+        }
         step = fixed_kernels().quantize(how, d.integers(s.from[1], i, h * head), head, q, nullptr);
-        uint8_t *value = d.values_.data() + place * room * pad(head, kRows) + 64 * (position / kGroup) + position % kGroup;
-        for (int64_t c = 0; c < head; ++c)
-          value[c / kRows * kRows * room + kGroup * (c % kRows)] = static_cast<uint8_t>(q[c] + 128);
-        d.value_steps_[static_cast<size_t>(at)] = static_cast<int16_t>(step.a);
+        d.value_steps_[static_cast<size_t>(place * room + position)] = static_cast<int16_t>(step.a);
+        for (int64_t c = 0; c < head; c += kRows) {
+          uint8_t *to = values + place * value_bytes + c * room;
+          for (int64_t r = 0; r < kRows && c + r < head; ++r) to[kGroup * r] = static_cast<uint8_t>(q[c + r] + 128);
+        }
       }
     });
   }

@@ -193,6 +193,10 @@ inline void fixed_attend(const FixedAttention &a, const int16_t *query, int16_t 
   Ints most = broadcast(INT32_MIN);
   const uint8_t *key = a.keys;
   for (int64_t tile = 0; tile < tiles; ++tile) {
+    // Since the last token all weights have passed through the caches: what is needed soon is asked for, values as keys are met.
+    for (int64_t g = 0; g < groups; ++g) __builtin_prefetch(key + 64 * (g + 2 * groups));
+    for (int64_t d = 0; d < a.head; d += 16)
+      for (int64_t g = 0; g < 4; ++g) __builtin_prefetch(a.values + d * a.capacity + 64 * (4 * tile + g));
     Ints s = start;
     int64_t g = 0;
     for (; g + 8 <= groups; g += 8, key += 512)
@@ -201,7 +205,11 @@ inline void fixed_attend(const FixedAttention &a, const int16_t *query, int16_t 
     const Ints steps = load_ints(a.key_steps + 16 * tile);
     s = rounded(multiply(shift_left(s, 9), steps * high) + multiply(s, steps * low), broadcast(a.shift));
     store_ints(a.scores + 16 * tile, s);
-    most = max(most, tile + 1 < tiles ? s : take(a.scores + 16 * tile, static_cast<int>(seen), INT32_MIN));
+    if (tile + 1 == tiles) {  // what is not seen counts as far below
+      s = take(a.scores + 16 * tile, static_cast<int>(seen), INT32_MIN);
+      store_ints(a.scores + 16 * tile, s);
+    }
+    most = max(most, s);
   }
   const int32_t peak = largest(most);
   const Ints lowest = broadcast(saturated(int64_t{peak} - (31 << 16)));  // from here down p is 0
