@@ -55,17 +55,26 @@ def _precise(logits: Tensor) -> torch.dtype:
 
 
 def _rows(student: Tensor, teacher: Tensor | None, tokens: Tensor, share: float, gradient: Tensor) -> Tensor:
-    """Sum of the losses of some rows, float64; their gradient, of the sum, goes into `gradient` (rows, vocabulary)."""
-    log_p = torch.log_softmax(student, -1, dtype=gradient.dtype)
-    torch.exp(log_p, out=gradient)
+    """Sum of the losses of some rows, float64; their gradient, of the sum, goes into `gradient` (rows, vocabulary).
+
+    KL = sum q (t - s) + lse(s) - lse(t) for logits s and t, q = softmax(t): two exponentials a logit, and no logarithm.
+    """
+    s = student.to(gradient.dtype)
+    lse = _softmax(s, gradient)
     loss = torch.zeros((), dtype=torch.float64, device=student.device)
     if teacher is not None:
-        log_q = torch.log_softmax(teacher, -1, dtype=gradient.dtype)
-        q = log_q.exp()
-        loss += torch.linalg.vecdot(q, log_q - log_p).sum(dtype=torch.float64) * (1 - share)
+        t, q = teacher.to(gradient.dtype), torch.empty_like(gradient)
+        divergence = lse - _softmax(t, q) + torch.linalg.vecdot(q, t - s)
+        loss += divergence.sum(dtype=torch.float64) * (1 - share)
         gradient.sub_(q, alpha=1 - share)
     if share:
         places = tokens.unsqueeze(-1)
-        loss -= log_p.gather(-1, places).sum(dtype=torch.float64) * share
+        loss += (lse - s.gather(-1, places).squeeze(-1)).sum(dtype=torch.float64) * share
         gradient.scatter_add_(-1, places, torch.full_like(places, -share, dtype=gradient.dtype))
     return loss
+
+
+def _softmax(logits: Tensor, out: Tensor) -> Tensor:
+    """softmax of logits (rows, vocabulary) into `out`; returns log(sum(exp)) (rows,), from the largest logit and its share."""
+    torch.softmax(logits, -1, out=out)
+    return logits.amax(-1) - out.amax(-1).log()
