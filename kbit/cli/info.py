@@ -32,7 +32,7 @@ def info(json: Annotated[bool, typer.Option("--json", help="Print one JSON objec
             return "not installed"
 
     packages = ("kbit", "torch", "transformers", "safetensors", "tokenizers", "gguf", "numpy", "scipy", "plotly")
-    extras = {"lm-eval": "kbit[eval]", "ray": "kbit[ray]"}
+    extras = {"accelerate": "kbit[train]", "lm-eval": "kbit[eval]", "ray": "kbit[ray]"}
     found = {name: version_of(name) for name in packages}
     found |= {name: f"{version_of(name)} (extra {extra})" for name, extra in extras.items()}
     accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
