@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-SHOWS = {"three_lines": "Bits per byte", "own_levels": "table4:curved-b64", "compare_bits": "int3-b64", "digits_integer": "8 bits"}
+SHOWS = {
+    "three_lines": "Bits per byte",
+    "own_levels": "table4:curved-b64",
+    "compare_bits": "int3-b64",
+    "digits_integer": "8 bits",
+}
 
 
 @pytest.mark.slow

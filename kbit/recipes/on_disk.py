@@ -55,7 +55,9 @@ def quantize_checkpoint(
     model = skeleton(checkpoint, trust_remote_code=trust_remote_code)
     bits = total_bits(model, recipe)
     work = _Work(str(source), model, Assembly(model, checkpoint), recipe, seed)
-    with CheckpointWriter(Path(out), written_config(checkpoint, model), recipe=recipe.to_dict(), source=lasting_name(source)) as writer:
+    with CheckpointWriter(
+        Path(out), written_config(checkpoint, model), recipe=recipe.to_dict(), source=lasting_name(source)
+    ) as writer:
         work.declare(writer)
         rows = list(work.write(writer, progress))
         copy_companions(checkpoint, writer.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -40,6 +41,7 @@ def test_quantize_says_what_it_did(family, text, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["recipe"]["weights"] == "int3-b64-i8"
     expected = {"activations": 6, "ranges": "mse", "smooth": 0.5, "rotate": "none", "tokens": 8192}
+    expected["text_sha256"] = hashlib.sha256(TEXT.encode()).hexdigest()
     assert found["recipe"]["fixed_point"] == expected
     assert found["calibration_tokens"] == 256
     assert found["fallbacks"] == []

@@ -119,6 +119,11 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "a guard with values": ("no guard", store(lambda t: t.update({"model.experts": torch.zeros(3, 24, 40)}), experts)),
     "an expert twice": ("experts", edit_experts(lambda m: m["model.experts.2"].update(expert=1))),
     "an expert is missing": ("experts", edit_experts(lambda m: m["model.experts.2"].update(expert=3))),
+    "a program of another name": (
+        "fixed point",
+        edit(lambda q: q.update(fixed_point={"program": "steps.json", "sha256": ""})),
+    ),
+    "a program without a hash": ("fixed point", edit(lambda q: q.update(fixed_point={"program": "fixed_point.json"}))),
     "experts of two shapes": ("experts", edit_experts(lambda m: m["model.experts.1"].update(transposed=True))),
 }
 
@@ -140,7 +145,19 @@ def test_a_hostile_checkpoint_is_refused_before_anything_is_read(name, tmp_path,
 
 def test_every_fault_has_a_hostile_checkpoint():
     assert modules.FAULTS.keys().isdisjoint(kbit_folder.FAULTS)
-    assert {fault for fault, _ in HOSTILE.values()} == modules.FAULTS.keys() | kbit_folder.FAULTS.keys()
+    later = {"program"}  # read when the model is made; the next test
+    assert {fault for fault, _ in HOSTILE.values()} == (modules.FAULTS.keys() | kbit_folder.FAULTS.keys()) - later
+
+
+@pytest.mark.parametrize("program", [None, "{}"])
+def test_a_program_that_is_not_the_one_that_was_written_is_refused(program, tmp_path):
+    hashed = {"program": "fixed_point.json", "sha256": "0" * 64}
+    folder = edit(lambda quantization: quantization.update(fixed_point=hashed))(tmp_path / "m")
+    if program is not None:
+        (folder / "fixed_point.json").write_text(program)
+    expected = re.escape(kbit_folder.FAULTS["program"].format(name="'fixed_point.json'"))
+    with pytest.raises(CheckpointError, match=expected):
+        open_checkpoint(folder).read_program()
 
 
 NAN, INF = torch.tensor(float("nan")), torch.tensor(float("inf"))

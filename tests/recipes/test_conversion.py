@@ -1,7 +1,9 @@
 """A model becomes integers, in memory and on disk; and what cannot is refused in one line."""
 
+import hashlib
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,7 +95,8 @@ def test_a_checkpoint_is_what_was_made(written, tmp_path, kind):
     assert torch.equal(model.integer_logits(ids), expected)
     assert model.kbit_tokenizer is not None
     checkpoint = open_checkpoint(tmp_path / "out")
-    assert Recipe.from_dict(checkpoint.recipe) == recipe
+    assert Recipe.from_dict(checkpoint.recipe) == replace(recipe, fixed_point=FixedPoint(8).bind(TEXT))
+    assert checkpoint.recipe["fixed_point"]["text_sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
     assert result.bits.total_bytes == model.sizes["total_bytes"] == sum(checkpoint.nbytes(name) for name in checkpoint.names)
     assert result.bits.bits_per_weight == pytest.approx(model.sizes["bits_per_weight"])
     assert result.bits.parameters == sum(parameter.numel() for parameter in source.parameters())
@@ -171,7 +174,10 @@ def test_a_model_without_integers_is_refused(written, tmp_path):
         ({"smooth": 1.5}, "smooth 1.5 is no strength. Write auto, or a number from 0 (none) to 1."),
         ({"smooth": "much"}, "smooth 'much' is no strength."),
         ({"tokens": 0}, "0 tokens calibrate nothing. Write 64 or more."),
-        ({"activation": 8}, "fixed_point has no setting 'activation'. Settings are activations, ranges, smooth, rotate, tokens;"),
+        (
+            {"activation": 8},
+            "fixed_point has no setting 'activation'. Settings are activations, ranges, smooth, rotate, ",
+        ),
     ],
 )
 def test_settings_that_are_none_are_refused(settings, said):
