@@ -221,7 +221,7 @@ class Grid(Part):
 
     @model_validator(mode="after")
     def _must_say_what_to_run(self) -> Grid:
-        for name in Part.model_fields.keys() - {"training"}:
+        for name in (name for name in Part.model_fields if name != "training"):  # in their order, the same each time
             if getattr(self, name) is None and not (self.parts and all(getattr(part, name) for part in self.parts)):
                 raise ValueError(f"the field '{name}' is missing. Add it{', or to each part' if self.parts else ''}.")
         for product in self.products():
