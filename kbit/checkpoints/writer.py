@@ -28,6 +28,14 @@ from kbit.packed import PackedTensor
 SHARD_BYTES = 5_000_000_000
 
 
+def check_free(out: Path) -> None:
+    """Raise CheckpointError where `out` is taken: a file, or a folder that is not empty."""
+    if out.is_dir() and any(out.iterdir()):
+        raise CheckpointError(f"{out}: exists and is not empty. Name a new folder, or empty this one.")
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out}: exists and is a file. Name a new folder.")
+
+
 class CheckpointWriter:
     """A folder of config.json and safetensors, made in three steps: declare every tensor, add every tensor, leave the block.
 
@@ -119,10 +127,7 @@ class CheckpointWriter:
             self.add(module.weight + suffix, part)
 
     def __enter__(self) -> CheckpointWriter:
-        if self.out.is_dir() and any(self.out.iterdir()):
-            raise CheckpointError(f"{self.out}: exists and is not empty. Name a new folder, or empty this one.")
-        if self.out.exists() and not self.out.is_dir():
-            raise CheckpointError(f"{self.out}: exists and is a file. Name a new folder.")
+        check_free(self.out)
         try:
             self.folder.mkdir(parents=True)
         except OSError as error:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kbit.cli.recipe_options import EmbeddingsOption, HeadOption, KeepOption, RecipeOption, recipe_of
+
 
 def qat(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, a hub id or a GGUF file.")],
@@ -17,21 +19,13 @@ def qat(
     steps: Annotated[int, typer.Option(help="Steps of training, of BATCH windows each.")],
     out: Annotated[Path, typer.Option(help="The new folder for the checkpoint.")],
     format: Annotated[str | None, typer.Option(help="Format of the linear layers, such as int2-b64.")] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="YAML or JSON file with a format for each layer; the other options go before it.")
-    ] = None,
+    recipe: RecipeOption = None,
     method: Annotated[
         str | None, typer.Option(help="Where the scales start: rtn-mse (the default), rtn, rtn-percentile, rtn-kl.")
     ] = None,
-    embeddings: Annotated[
-        str | None, typer.Option(help="Format of the embeddings; int8-row by default, bf16 keeps them.")
-    ] = None,
-    lm_head: Annotated[
-        str | None, typer.Option(help="Format of the output layer where it is not tied to the embeddings; int8-row by default.")
-    ] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Layers that stay in 16 bits, as a glob: '*.layers.0.*'; repeat it.")
-    ] = None,
+    embeddings: EmbeddingsOption = None,
+    lm_head: HeadOption = None,
+    keep: KeepOption = None,
     state: Annotated[
         Path | None, typer.Option(help="Where the state of training is kept until it is done; OUT.training by default.")
     ] = None,
@@ -75,19 +69,11 @@ def qat(
     """
     from kbit.cli.progress import bar
     from kbit.cli.show import show
-    from kbit.errors import FormatError, ModelError
+    from kbit.errors import ModelError
     from kbit.qat import METHOD, TrainPlan, qat_checkpoint
-    from kbit.recipes import Recipe
 
     given = {"weights": format, "method": method, "embeddings": embeddings, "lm_head": lm_head}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if recipe is not None:
-        wanted = Recipe.from_file(recipe)
-        wanted = wanted.with_(**changes, keep=(*wanted.keep, *(keep or ())))
-    elif format is None:
-        raise FormatError("no format is given. Write --format int2-b64, or --recipe FILE for a format per layer.")
-    else:
-        wanted = Recipe(**({"method": METHOD} | changes), keep=tuple(keep or ()))
+    wanted = recipe_of(recipe, keep, example="int2-b64", usual_method=METHOD, **given)
     plan = TrainPlan(
         steps=steps,
         batch=batch,

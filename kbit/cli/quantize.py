@@ -7,26 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from kbit.cli.recipe_options import EmbeddingsOption, FormatOption, HeadOption, KeepOption, RecipeOption, recipe_of
+
 
 def quantize(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, a hub id or a GGUF file.")],
     out: Annotated[Path, typer.Option(help="The new folder for the checkpoint.")],
-    format: Annotated[str | None, typer.Option(help="Format of the linear layers, such as nf4-b64.")] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="YAML or JSON file with a format for each layer; the other options go before it.")
-    ] = None,
+    format: FormatOption = None,
+    recipe: RecipeOption = None,
     method: Annotated[
         str | None, typer.Option(help="How codes are chosen: rtn (the default), rtn-mse, rtn-percentile, rtn-kl.")
     ] = None,
-    embeddings: Annotated[
-        str | None, typer.Option(help="Format of the embeddings; int8-row by default, bf16 keeps them.")
-    ] = None,
-    lm_head: Annotated[
-        str | None, typer.Option(help="Format of the output layer where it is not tied to the embeddings; int8-row by default.")
-    ] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Layers that stay in 16 bits, as a glob: '*.layers.0.*'; repeat it.")
-    ] = None,
+    embeddings: EmbeddingsOption = None,
+    lm_head: HeadOption = None,
+    keep: KeepOption = None,
     fixed_point: Annotated[
         bool, typer.Option("--fixed-point", help="Make a model that runs on integers alone; the next six options say how.")
     ] = False,
@@ -59,21 +53,13 @@ def quantize(
     """
     from kbit.cli.progress import bar
     from kbit.cli.show import show
-    from kbit.errors import FormatError
-    from kbit.recipes import Recipe, quantize_checkpoint, quantize_fixed_point
+    from kbit.recipes import quantize_checkpoint, quantize_fixed_point
 
     integers = {"activations": activations, "ranges": ranges, "smooth": _strength(smooth), "rotate": rotate}
     settings: dict[str, Any] = {name: value for name, value in integers.items() if value is not None}
     format = _format(format, weights, fixed_point or recipe is not None, bool(settings) or text is not None)
     given = {"weights": format, "method": method, "embeddings": embeddings, "lm_head": lm_head}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if recipe is not None:
-        wanted = Recipe.from_file(recipe)
-        wanted = wanted.with_(**changes, keep=(*wanted.keep, *(keep or ())))
-    elif format is None:
-        raise FormatError("no format is given. Write --format nf4-b64, or --recipe FILE for a format per layer.")
-    else:
-        wanted = Recipe(**changes, keep=tuple(keep or ()))
+    wanted = recipe_of(recipe, keep, example="nf4-b64", **given)
     if fixed_point:
         before = wanted.integers.to_dict() if wanted.integers else {}
         wanted = wanted.with_(fixed_point=before | settings)

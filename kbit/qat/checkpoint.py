@@ -6,13 +6,11 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
-from kbit.checkpoints import open_checkpoint
-from kbit.checkpoints.kbit_folder import KbitCheckpoint
-from kbit.errors import CheckpointError, ModelError
+from kbit.checkpoints.writer import check_free
+from kbit.errors import ModelError
 from kbit.evaluation.forward import context_of, tokenizer_of
 from kbit.formats import Format
 from kbit.models import load
@@ -23,6 +21,7 @@ from kbit.qat.text import read_training_text
 from kbit.qat.train import Progress, Trained, train_qat
 from kbit.qat.write import TRAINING, write_checkpoint
 from kbit.recipes import Recipe
+from kbit.recipes.on_disk import open_original
 
 LONGEST_WINDOW = 2048
 
@@ -46,16 +45,12 @@ def qat_checkpoint(
     Raises what train_qat, read_training_text and prepare_qat raise, and CheckpointError where `out` is taken.
     """
     out, state = Path(out), Path(state or f"{out}.training")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: exists and is not empty. Name a new folder, or empty this one.")
-    checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
-    if isinstance(checkpoint, KbitCheckpoint):
-        raise ModelError(f"{source}: is quantized already. Train the model that it was made from: {checkpoint.source}.")
+    check_free(out)
+    checkpoint = open_original(source, trust_remote_code=trust_remote_code, do="Train")
     recipe = fmt_or_recipe if isinstance(fmt_or_recipe, Recipe) else Recipe.of(fmt_or_recipe, METHOD)
     teacher = load(source, trust_remote_code=trust_remote_code)
     plan = with_window(plan, teacher)
-    read: dict[str, Any] = {"window": plan.window, "batch": plan.batch, "steps": plan.steps, "held_out": plan.held_out}
-    words = read_training_text(text, tokenizer_of(teacher), seed=plan.seed, **read)
+    words = read_training_text(text, tokenizer_of(teacher), **plan.reading)
     model = prepare_qat(teacher, recipe)
     trained = train_qat(model, teacher, words, plan, state=state, progress=progress, device=device)
     result = result_of(trained, str(source), str(out), recipe)

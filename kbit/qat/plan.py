@@ -69,6 +69,12 @@ class TrainPlan:
         """Steps between two measurements."""
         return self.check_every or max(1, self.steps // 16)
 
+    @property
+    def reading(self) -> dict[str, int]:
+        """How much of a text a training of this plan reads, and in which order: what read_training_text asks."""
+        assert self.window is not None, "a plan without a window"
+        return {name: getattr(self, name) for name in ("window", "batch", "steps", "held_out", "seed")}
+
     def to_dict(self) -> dict[str, Any]:
         """All settings by name."""
         return asdict(self)

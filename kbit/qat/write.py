@@ -15,7 +15,7 @@ from kbit.checkpoints.writer import CheckpointWriter, write_json
 from kbit.models import rest
 from kbit.qat.prepare import Prepared, converted_weights
 from kbit.recipes.bits import experts_of, rest_format
-from kbit.recipes.on_disk import lasting_name, written_config
+from kbit.recipes.on_disk import declare_site, lasting_name, written_config
 
 TRAINING = "training.json"
 
@@ -42,10 +42,7 @@ def write_checkpoint(
                 floats[group[0].name] = parameter.to(fmt.dtype)
                 continue
             for site in group:
-                holder = None if site.expert is None else site.name
-                writer.declare_packed(
-                    site.key, packed[site].fmt, site.shape, transposed=site.transposed, parameter=holder, expert=site.expert
-                )
+                declare_site(writer, site, packed[site].fmt)
         for other, tensor in rest(plain, sites):
             rounded = rest_format(tensor, recipe)
             floats[other] = tensor if rounded is None else tensor.to(rounded.dtype)

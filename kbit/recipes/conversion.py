@@ -13,10 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kbit.checkpoints.companions import copy_companions
-from kbit.checkpoints.kbit_folder import KbitCheckpoint
 from kbit.checkpoints.modules import PROGRAM_TENSOR
-from kbit.checkpoints.open import open_checkpoint
-from kbit.checkpoints.writer import CheckpointWriter
+from kbit.checkpoints.writer import CheckpointWriter, check_free
 from kbit.errors import FixedPointError, ModelError
 from kbit.fixedpoint.linear import LinearWeight
 from kbit.formats import Format
@@ -32,7 +30,7 @@ from kbit.recipes.calibration import TOKEN, Calibration, calibrate, calibration_
 from kbit.recipes.encoding import decoded_weight, packed_weight
 from kbit.recipes.fixed_point import AUTO, FixedPoint, integer_format
 from kbit.recipes.migration import Migrated, migrate
-from kbit.recipes.on_disk import lasting_name, relative_error, written_config
+from kbit.recipes.on_disk import lasting_name, open_original, relative_error, written_config
 from kbit.recipes.peak import peak_bytes, restart_peak
 from kbit.recipes.recipe import Recipe
 from kbit.recipes.result import LayerResult, QuantizeResult
@@ -154,9 +152,8 @@ def quantize_fixed_point(
     restart_peak()
     assert recipe.integers is not None, "a recipe without fixed_point"
     recipe = recipe.with_(fixed_point=recipe.integers.bind(text))
-    checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
-    if isinstance(checkpoint, KbitCheckpoint):
-        raise ModelError(f"{source}: is quantized already. Quantize the model that it was made from: {checkpoint.source}.")
+    check_free(Path(out))
+    checkpoint = open_original(source, trust_remote_code=trust_remote_code)
     model = load(source, packed=False, trust_remote_code=trust_remote_code)
     config = written_config(checkpoint, model)
     made = convert(model, recipe, text, seed=seed, progress=progress)

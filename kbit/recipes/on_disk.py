@@ -49,9 +49,7 @@ def quantize_checkpoint(
     recipe = Recipe.of(fmt_or_recipe, method)
     start = time.perf_counter()
     restart_peak()
-    checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
-    if isinstance(checkpoint, KbitCheckpoint):
-        raise ModelError(f"{source}: is quantized already. Quantize the model that it was made from: {checkpoint.source}.")
+    checkpoint = open_original(source, trust_remote_code=trust_remote_code)
     model = skeleton(checkpoint, trust_remote_code=trust_remote_code)
     bits = total_bits(model, recipe)
     work = _Work(str(source), model, Assembly(model, checkpoint), recipe, seed)
@@ -96,11 +94,7 @@ class _Work:
                 writer.declare(sites[0].name, fmt.dtype, tuple(self.model.get_parameter(sites[0].name).shape))
                 continue
             for site in sites:
-                parameter = None if site.expert is None else site.name
-                fmt = self.recipe.choice_for(site)[0]
-                writer.declare_packed(
-                    site.key, fmt, site.shape, transposed=site.transposed, parameter=parameter, expert=site.expert
-                )
+                declare_site(writer, site, self.recipe.choice_for(site)[0])
         for name, tensor in rest(self.model, self.sites):
             fmt = rest_format(tensor, self.recipe)
             writer.declare(name, tensor.dtype if fmt is None else fmt.dtype, tuple(tensor.shape))
@@ -158,6 +152,20 @@ def relative_error(w: Tensor, decoded: Tensor) -> float:
         noise += float((part.double() - seen).square().sum())
         signal += float(part.double().square().sum())
     return (noise / signal) ** 0.5 if signal else 0.0
+
+
+def open_original(source: str | Path, *, trust_remote_code: bool, do: str = "Quantize") -> Checkpoint:
+    """The checkpoint `source`. Raises ModelError, with what to `do` instead, where it is quantized already."""
+    checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
+    if isinstance(checkpoint, KbitCheckpoint):
+        raise ModelError(f"{source}: is quantized already. {do} the model that it was made from: {checkpoint.source}.")
+    return checkpoint
+
+
+def declare_site(writer: CheckpointWriter, site: Site, fmt: Format) -> None:
+    """Name the packed parts of a matrix, which may be one expert of a parameter, as tensors that will be written."""
+    parameter = None if site.expert is None else site.name
+    writer.declare_packed(site.key, fmt, site.shape, transposed=site.transposed, parameter=parameter, expert=site.expert)
 
 
 def written_config(checkpoint: Checkpoint, model: PreTrainedModel) -> dict[str, object]:

@@ -68,11 +68,9 @@ class TrainedWeights:
 def train(original: PreTrainedModel, spec: RunSpec) -> TrainedWeights:
     """Train `original` as `spec` says, from where an earlier start left off. Raises ModelError where a loss was not finite."""
     plan, path = spec.plan, Path(spec.training_text)
-    assert plan.window is not None
-    how = {"window": plan.window, "batch": plan.batch, "steps": plan.steps, "held_out": plan.held_out, "seed": plan.seed}
     if sha256_of(path) != json.loads(spec.training)["text_sha256"]:
         raise StoreError(f"{path}: the training text changed while the study ran. Start it again.")
-    text = read_training_text(path, tokenizer_of(original), **how)
+    text = read_training_text(path, tokenizer_of(original), **plan.reading)
     model = prepare_qat(original, spec.parsed_recipe)
     found = train_qat(model, original, text, plan, state=state_of(spec), device="cpu")
     if found.stopped is not None:
