@@ -23,6 +23,7 @@ from kbit.errors import KernelError
 from kbit.kernels import _native
 from kbit.kernels.machine import follow_environment, follow_threads
 from kbit.kernels.matrix import Matrix
+from kbit.kernels.reader import NativeReader
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Step:
     value: float = 1.0
 
 
-class Decoder:
+class Decoder(NativeReader):
     """Steps over buffers of `widths` floats; the last buffer is the logits.
 
     vectors: float32, one dimension. cosine, sine: float32 (capacity, head / 2). The cache holds keys and values of `capacity`
@@ -64,7 +65,7 @@ class Decoder:
         follow_environment()
         self.capacity, self.vocabulary = capacity, widths[-1]
         try:
-            self._native = _native.Decoder(
+            self._native: _native.Decoder = _native.Decoder(
                 steps=[_native.Step(**vars(step)) for step in steps],
                 widths=widths,
                 matrices=[matrix._native for matrix in matrices],
@@ -79,16 +80,6 @@ class Decoder:
         except ValueError as error:
             raise KernelError(str(error)) from None
 
-    @property
-    def position(self) -> int:
-        """Tokens read so far."""
-        return self._native.position
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory of the cache."""
-        return self._native.cache_bytes
-
     def run(self, tokens: Tensor, logits: Tensor, compute: str) -> None:
         """Read `tokens`, int64 (n,), after those so far; logits, float32 (1, vocabulary) of the last or (n, vocabulary) of each.
 
@@ -97,12 +88,5 @@ class Decoder:
         follow_threads()
         try:
             self._native.run(tokens, logits, compute)
-        except ValueError as error:
-            raise KernelError(str(error)) from None
-
-    def rewind(self, position: int) -> None:
-        """Forget what was read from `position` on."""
-        try:
-            self._native.rewind(position)
         except ValueError as error:
             raise KernelError(str(error)) from None

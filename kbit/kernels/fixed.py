@@ -15,6 +15,7 @@ from kbit.errors import KernelError
 from kbit.kernels import _native
 from kbit.kernels.machine import follow_environment, follow_threads
 from kbit.kernels.matrix import Matrix
+from kbit.kernels.reader import NativeReader
 
 KINDS = ("int16", "int32", "rows")  # of a buffer; rows: codes of 8 bits and the step of each row
 
@@ -35,7 +36,7 @@ class FixedStep:
     table: str = ""
 
 
-class FixedDecoder:
+class FixedDecoder(NativeReader):
     """Steps over buffers (width, kind), the last of which is the logits; a word of KINDS says what a buffer holds.
 
     matrices: of whole numbers -L .. L under one scale a row, or 8-bit scales of blocks (i8). tensors: int8, int16 or int32.
@@ -63,7 +64,7 @@ class FixedDecoder:
         numbers = {name: number for number, name in enumerate(curves)}
         self.capacity, self.vocabulary = positions if capacity is None else capacity, buffers[-1][0] if buffers else 0
         try:
-            self._native = _native.FixedDecoder(
+            self._native: _native.FixedDecoder = _native.FixedDecoder(
                 steps=[_native.FixedStep(**{**vars(step), "table": numbers.get(step.table, -1)}) for step in steps],
                 buffers=list(buffers),
                 matrices=[matrix._native for matrix in matrices],
@@ -77,16 +78,6 @@ class FixedDecoder:
         except ValueError as error:
             raise KernelError(f"an integer program: {error}") from None
 
-    @property
-    def position(self) -> int:
-        """Tokens read so far."""
-        return self._native.position
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory of the cache: keys and values at 8 bits, and 16 for the step of each."""
-        return self._native.cache_bytes
-
     def run(self, tokens: Tensor, logits: Tensor) -> None:
         """Read `tokens`, int64 (n,), after those so far; logits, int32 (1, vocabulary) of the last or (n, vocabulary) of each.
 
@@ -96,12 +87,5 @@ class FixedDecoder:
         follow_threads()
         try:
             self._native.run(tokens, logits)
-        except ValueError as error:
-            raise KernelError(str(error)) from None
-
-    def rewind(self, position: int) -> None:
-        """Forget what was read from `position` on."""
-        try:
-            self._native.rewind(position)
         except ValueError as error:
             raise KernelError(str(error)) from None

@@ -1,5 +1,6 @@
 // The Python face of the decoder: every step is checked against the sizes of buffers, matrices and vectors before any runs.
 #include "bindings.h"
+#include "bindings_reader.h"
 #include "decoder.h"
 
 namespace kbit {
@@ -71,18 +72,11 @@ class PyDecoder {
 
   // Logits of the last token into (1, vocabulary), or of all n with as many rows.
   void run(nb::handle tokens, nb::handle logits, const char *compute) {
-    const TensorView ids("tokens", tokens), out("logits", logits, true);
-    const auto *from = static_cast<const int64_t *>(ids.address<int64_t>({-1}));
-    auto *to = static_cast<float *>(out.address<float>({-1, widths_.back()}));
-    const int64_t n = ids.size(0), rows = out.size(0);
-    if (n < 1) refuse("an empty row of tokens");
-    if (rows != 1 && rows != n) refuse("logits of neither one row nor a row to a token");
-    if (decoder_->position() + n > cache_.capacity) refuse("more tokens than its cache holds");
-    for (int64_t i = 0; i < n; ++i)
-      if (from[i] < 0 || from[i] >= vocabulary_) refuse("a token that is not of its vocabulary");
+    const int64_t room = cache_.capacity - decoder_->position();
+    const auto call = checked_call<float>("the decoder", tokens, logits, widths_.back(), room, vocabulary_);
     const int how = compute_of(compute);
     nb::gil_scoped_release released;
-    decoder_->run(from, n, to, rows == n, how);
+    decoder_->run(call.tokens, call.n, call.logits, call.all, how);
   }
 
   int64_t position() const { return decoder_->position(); }

@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "bindings.h"
+#include "bindings_reader.h"
 #include "fixed_decoder.h"
 
 namespace kbit {
@@ -78,17 +79,11 @@ class PyFixedDecoder {
 
   // Logits of the last token into (1, vocabulary), or of all n with as many rows.
   void run(nb::handle tokens, nb::handle logits) {
-    const TensorView ids("tokens", tokens), out("logits", logits, true);
-    const auto *from = static_cast<const int64_t *>(ids.address<int64_t>({-1}));
-    auto *to = static_cast<int32_t *>(out.address<int32_t>({-1, decoder_->program().buffers.back().width}));
-    const int64_t n = ids.size(0), rows = out.size(0);
-    if (n < 1) refuse("an empty row of tokens");
-    if (rows != 1 && rows != n) refuse("logits of neither one row nor a row to a token");
-    if (n > decoder_->program().capacity - decoder_->position()) refuse("more tokens than its cache holds");
-    for (int64_t i = 0; i < n; ++i)
-      if (from[i] < 0 || from[i] >= vocabulary_) refuse("a token that is not of its vocabulary");
+    const int64_t width = decoder_->program().buffers.back().width;
+    const int64_t room = decoder_->program().capacity - decoder_->position();
+    const auto call = checked_call<int32_t>("the integer decoder", tokens, logits, width, room, vocabulary_);
     nb::gil_scoped_release released;
-    decoder_->run(from, n, to, rows == n);
+    decoder_->run(call.tokens, call.n, call.logits, call.all);
   }
 
   int64_t position() const { return decoder_->position(); }
