@@ -1,7 +1,8 @@
 """What running on integers alone costs in perplexity, by weight and activation bits; and which layers and places it comes from.
 
-Each row is held against the 16-bit model, and against the same weights run in floating point. The second table rounds what one
-place multiplies, and nothing else, in floating point: where the loss comes from.
+Each row is held against the 16-bit model, against the same weights run in floating point, and against the first row of as many
+bits. Standard errors are those of paired differences: the windows are the same. The second table rounds what one place
+multiplies, and nothing else, in floating point: where the loss comes from.
 """
 
 from __future__ import annotations
@@ -12,22 +13,36 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import kbit
 from kbit.evaluation import Protocol, Scorer, Windows, read_text, tokenize_windows
+from kbit.evaluation.estimates import Estimate, ratio
 from kbit.models.integer_blueprint import Blueprint, blueprint_of
 from kbit.models.integer_float import INPUTS, rounded, run
 from kbit.models.integer_model import IntegerModel
 from kbit.recipes import Converted, FixedPoint, convert, fixed_point_recipe
 
 FAMILY = Path(__file__).parents[1] / "family"
-HEADS = ("rotate", "smooth", "ranges", "W", "A", "16 bits", "W in floats", "integers", "over 16 bits", "over W in floats", "KL")
+HEADS = (
+    "rotate",
+    "smooth",
+    "ranges",
+    "W",
+    "A",
+    "16 bits",
+    "W in floats",
+    "integers",
+    "over 16 bits",
+    "over W in floats",
+    "over the first",
+    "KL",
+)
 
 
 def main() -> None:
@@ -45,36 +60,30 @@ def main() -> None:
     parser.add_argument("--rotate", nargs="*", default=["down"], help="none, down, all.")
     parser.add_argument("--tokens", type=int, default=8192, help="Of the calibration text.")
     parser.add_argument("--where", type=int, nargs="*", default=[], help="Bits of activations to tell the layers' losses at.")
+    parser.add_argument("--whole-layers", action="store_true", help="Tell no layer's places apart: a deep model has many.")
     parser.add_argument("--json", type=Path, help="Add a line of JSON for each row to this file.")
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.model}, {options.windows} windows")
-    model = kbit.load(options.model, packed=False)
+    model: Any = kbit.load(options.model, packed=False)
     windows = tokenize_windows(
         read_text(options.text), model.kbit_tokenizer, Protocol(window=options.window, max_windows=options.windows)
     )
     original = blueprint_of(model)
     base = [run(original, ids) for ids in windows.ids.split(1)]
-    heads = (
-        "rotate",
-        "smooth",
-        "ranges",
-        "W",
-        "A",
-        "16 bits",
-        "W in floats",
-        "integers",
-        "over 16 bits",
-        "over W in floats",
-        "KL",
-    )
-    print("\n| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
+    print("\n| " + " | ".join(HEADS) + " |\n" + "| --- " * len(HEADS) + "|")
+    firsts: dict[tuple[int, int], dict[str, Any]] = {}
     for row in rows(model, windows, base, options):
-        if options.json:
-            with options.json.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        print(line_of(row), flush=True)
+        keep(options, row)
+        print(line_of(row, firsts.setdefault((row["weights"], row["activations"]), row)), flush=True)
     for k in options.where:
         where(model, windows, k, options)
+
+
+def keep(options: argparse.Namespace, row: dict[str, Any]) -> None:
+    """A row as a line of the file, where one was asked for."""
+    if options.json:
+        with options.json.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def rows(model: Any, windows: Windows, base: list[Tensor], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -99,12 +108,26 @@ def rows(model: Any, windows: Windows, base: list[Tensor], options: argparse.Nam
                         }
 
 
-def line_of(row: dict[str, Any]) -> str:
-    """A row as a line of the table."""
+def line_of(row: dict[str, Any], first: dict[str, Any]) -> str:
+    """A row as a line of the table, beside the first of as many bits."""
     how = [str(row[name]) for name in ("rotate", "smooth", "ranges", "weights", "activations")]
     floats = f"{row['floats']:.3f} ({100 * (row['floats'] / row['base'] - 1):+.2f}%)"
     over = [f"{100 * row[name]:+.2f}% ± {100 * row[name + '_stderr']:.2f}" for name in ("over_base", "over_floats")]
-    return "| " + " | ".join([*how, f"{row['base']:.3f}", floats, f"{row['integers']:.3f}", *over, f"{row['kld']:.5f}"]) + " |"
+    beside = "" if row is first else percent(paired(row, first))
+    cells = [*how, f"{row['base']:.3f}", floats, f"{row['integers']:.3f}", *over, beside, f"{row['kld']:.5f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def paired(row: dict[str, Any], other: dict[str, Any]) -> Estimate:
+    """Perplexity of one over that of the other, on the same windows."""
+    tokens = np.array(row["window_tokens"], dtype=float)
+    nats = np.array(row["window_losses"]) - np.array(other["window_losses"])
+    return ratio(nats * tokens, tokens).exp()
+
+
+def percent(ratio: Estimate) -> str:
+    """A ratio as what it is above 1."""
+    return f"{100 * (ratio.value - 1):+.2f}% ± {100 * ratio.stderr:.2f}"
 
 
 def strength(smooth: str) -> str | float:
@@ -112,7 +135,7 @@ def strength(smooth: str) -> str | float:
     return smooth if smooth == "auto" else float(smooth)
 
 
-def measured(model: Any, made: Converted, windows: Windows, base: list[Tensor]) -> dict[str, float]:
+def measured(model: Any, made: Converted, windows: Windows, base: list[Tensor]) -> dict[str, Any]:
     """Perplexity in 16 bits, of the same weights in floats, and in integers; ratios with their standard errors over windows."""
     integers = IntegerModel(made.program, model.config)
     floats = made.in_floats()
@@ -131,33 +154,39 @@ def measured(model: Any, made: Converted, windows: Windows, base: list[Tensor]) 
         "over_floats": two.perplexity_ratio - 1,
         "over_floats_stderr": two.perplexity_ratio_stderr,
         "kld": one.kld_mean,
+        "window_losses": one.window_losses.tolist(),
+        "window_tokens": one.window_tokens.tolist(),
     }
 
 
 def where(model: Any, windows: Windows, k: int, options: argparse.Namespace) -> None:
     """For each layer and place: how much perplexity rises where what it multiplies has k bits, and all else is floats."""
     text = read_text(options.calibration)
-    tables = {}
     for rotate in options.rotate:
         how = FixedPoint(k, "token", strength(options.smooth[0]), rotate, options.tokens)
         made = convert(model, fixed_point_recipe(4, how), text)
         blueprint = made.in_floats()
         exact = [run(blueprint, ids) for ids in windows.ids.split(1)]
-        layers = [str(index) for index in range(len(blueprint.layers))]
-        rise = partial(rise_at, blueprint, windows, exact, k)
-        table = [[layer, *(rise([layer], [place]) for place in INPUTS), rise([layer], INPUTS)] for layer in layers]
-        tables[rotate] = [*table, ["all", *(rise(layers, [place]) for place in INPUTS), rise(layers, INPUTS)]]
-    for rotate, table in tables.items():
         print(f"\nPercent of perplexity, weights of 4 bits in floats, activations of {k} bits at one place; rotate {rotate}\n")
         print("| layer | q, k, v | o | gate, up | down | all four |\n| --- | --- | --- | --- | --- | --- |")
-        for line in table:
-            print("| " + " | ".join(line) + " |")
+        layers = [str(index) for index in range(len(blueprint.layers))]
+        for name, some in (*((layer, [layer]) for layer in layers), ("all", layers)):
+            cells = []
+            for places in (*([place] for place in INPUTS), INPUTS):
+                if options.whole_layers and name != "all" and places is not INPUTS:
+                    cells.append("")
+                    continue
+                rise = rise_at(blueprint, windows, exact, k, some, places)
+                about = {"model": options.model, "bits": k, "rotate": rotate, "layer": name, "places": list(places)}
+                keep(options, {**about, "rise": rise.value - 1, "stderr": rise.stderr})
+                cells.append(percent(rise))
+            print("| " + " | ".join([name, *cells]) + " |", flush=True)
 
 
 def rise_at(
     blueprint: Blueprint, windows: Windows, exact: list[Tensor], k: int, layers: Sequence[str], places: Sequence[str]
-) -> str:
-    """Percent by which perplexity rises where what these places of these layers multiply has k bits."""
+) -> Estimate:
+    """Perplexity where what these places of these layers multiply has k bits, over that of floats."""
 
     def see(place: str, values: Tensor) -> Tensor:
         layer, _, name = place.rpartition(".")
@@ -167,7 +196,7 @@ def rise_at(
     for number, ids in enumerate(windows.ids.split(1)):
         scorer.update(number, run(blueprint, ids, see), exact[number])
     quality = scorer.quality()
-    return f"{100 * (quality.perplexity_ratio - 1):+.2f} ± {100 * quality.perplexity_ratio_stderr:.2f}"
+    return Estimate(quality.perplexity_ratio, quality.perplexity_ratio_stderr)
 
 
 if __name__ == "__main__":
