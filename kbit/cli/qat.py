@@ -7,7 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from kbit.cli.recipe_options import EmbeddingsOption, HeadOption, KeepOption, RecipeOption, recipe_of
+from kbit.cli.recipe_options import (
+    ActivationsOption,
+    EmbeddingsOption,
+    HeadOption,
+    KeepOption,
+    RangesOption,
+    RecipeOption,
+    RotateOption,
+    SmoothOption,
+    WeightsOption,
+    format_of,
+    integers_of,
+    recipe_of,
+    with_integers,
+)
+
+OPTIONS = "--weights, --activations, --ranges, --smooth, --rotate and --calibration"
 
 
 def qat(
@@ -26,6 +42,18 @@ def qat(
     embeddings: EmbeddingsOption = None,
     lm_head: HeadOption = None,
     keep: KeepOption = None,
+    fixed_point: Annotated[
+        bool,
+        typer.Option("--fixed-point", help="Train a model that runs on integers alone; the next six options say how."),
+    ] = False,
+    weights: WeightsOption = None,
+    activations: ActivationsOption = None,
+    ranges: RangesOption = None,
+    smooth: SmoothOption = None,
+    rotate: RotateOption = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to calibrate it on; by default passages of the training text.")
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Where the state of training is kept until it is done; OUT.training by default.")
     ] = None,
@@ -70,10 +98,16 @@ def qat(
     from kbit.cli.progress import bar
     from kbit.cli.show import show
     from kbit.errors import ModelError
-    from kbit.qat import METHOD, TrainPlan, qat_checkpoint
+    from kbit.evaluation import read_text
+    from kbit.qat import METHOD, TrainPlan, qat_checkpoint, qat_fixed_point
 
+    settings = integers_of(activations, ranges, smooth, rotate)
+    more, allowed = bool(settings) or calibration is not None, fixed_point or recipe is not None
+    format = format_of(format, weights, fixed_point=allowed, more=more, options=OPTIONS)
     given = {"weights": format, "method": method, "embeddings": embeddings, "lm_head": lm_head}
     wanted = recipe_of(recipe, keep, example="int2-b64", usual_method=METHOD, **given)
+    if fixed_point:
+        wanted = with_integers(wanted, settings)
     plan = TrainPlan(
         steps=steps,
         batch=batch,
@@ -92,7 +126,11 @@ def qat(
     )
     how: dict[str, Any] = {"text": text, "plan": plan, "state": state, "trust_remote_code": trust_remote_code, "device": device}
     with bar("training") as advance:
-        result = qat_checkpoint(model, wanted, out, **how, progress=advance)
+        if wanted.integers is None:
+            result = qat_checkpoint(model, wanted, out, **how, progress=advance)
+        else:
+            ranged = None if calibration is None else read_text(calibration)
+            result = qat_fixed_point(model, wanted, out, calibration=ranged, **how, progress=advance)
     if result.main:
         show(result, json)
     if result.stopped:

@@ -7,7 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from kbit.cli.recipe_options import EmbeddingsOption, FormatOption, HeadOption, KeepOption, RecipeOption, recipe_of
+from kbit.cli.recipe_options import (
+    ActivationsOption,
+    EmbeddingsOption,
+    FormatOption,
+    HeadOption,
+    KeepOption,
+    RangesOption,
+    RecipeOption,
+    RotateOption,
+    SmoothOption,
+    WeightsOption,
+    format_of,
+    integers_of,
+    recipe_of,
+    with_integers,
+)
+
+OPTIONS = "--weights, --activations, --text, --ranges, --smooth and --rotate"
 
 
 def quantize(
@@ -24,22 +41,12 @@ def quantize(
     fixed_point: Annotated[
         bool, typer.Option("--fixed-point", help="Make a model that runs on integers alone; the next six options say how.")
     ] = False,
-    weights: Annotated[int | None, typer.Option(help="Bits of its weights, 2 to 8; or give a --format.")] = None,
-    activations: Annotated[int | None, typer.Option(help="Bits of what its layers multiply, 4 to 8; by default 8.")] = None,
+    weights: WeightsOption = None,
+    activations: ActivationsOption = None,
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to calibrate it on.")] = None,
-    ranges: Annotated[
-        str | None,
-        typer.Option(
-            help="token: each row finds its step as it runs (the default); or static: min-max, percentile, mse, kl, "
-            "moving-average."
-        ),
-    ] = None,
-    smooth: Annotated[
-        str | None, typer.Option(help="Outliers from activations to weights: auto (the default), or SmoothQuant's 0 to 1.")
-    ] = None,
-    rotate: Annotated[
-        str | None, typer.Option(help="Hadamard transforms: none, down (before the down projections, the default), all.")
-    ] = None,
+    ranges: RangesOption = None,
+    smooth: SmoothOption = None,
+    rotate: RotateOption = None,
     seed: Annotated[int, typer.Option(help="Seed of methods that draw at random.")] = 0,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -55,14 +62,13 @@ def quantize(
     from kbit.cli.show import show
     from kbit.recipes import quantize_checkpoint, quantize_fixed_point
 
-    integers = {"activations": activations, "ranges": ranges, "smooth": _strength(smooth), "rotate": rotate}
-    settings: dict[str, Any] = {name: value for name, value in integers.items() if value is not None}
-    format = _format(format, weights, fixed_point or recipe is not None, bool(settings) or text is not None)
+    settings = integers_of(activations, ranges, smooth, rotate)
+    more, allowed = bool(settings) or text is not None, fixed_point or recipe is not None
+    format = format_of(format, weights, fixed_point=allowed, more=more, options=OPTIONS)
     given = {"weights": format, "method": method, "embeddings": embeddings, "lm_head": lm_head}
     wanted = recipe_of(recipe, keep, example="nf4-b64", **given)
     if fixed_point:
-        before = wanted.integers.to_dict() if wanted.integers else {}
-        wanted = wanted.with_(fixed_point=before | settings)
+        wanted = with_integers(wanted, settings)
     how: dict[str, Any] = {"seed": seed, "trust_remote_code": trust_remote_code}
     with bar("quantizing") as advance:
         if wanted.integers is None:
@@ -70,30 +76,6 @@ def quantize(
         else:
             result = quantize_fixed_point(model, wanted, out, text=_calibration(text), progress=advance, **how)
     show(result, json)
-
-
-def _format(format: str | None, weights: int | None, fixed_point: bool, more: bool) -> str | None:
-    """The format that --format or --weights names. Raises FormatError where an option is one of --fixed-point alone."""
-    from kbit.errors import FormatError
-    from kbit.recipes import integer_format
-
-    if not fixed_point and (weights is not None or more):
-        raise FormatError(
-            "--weights, --activations, --text, --ranges, --smooth and --rotate go with --fixed-point. Write it too."
-        )
-    if weights is None:
-        return format
-    if format is not None:
-        raise FormatError(f"--weights {weights} and --format {format} are two formats. Leave one of them out.")
-    return str(integer_format(weights))
-
-
-def _strength(smooth: str | None) -> str | float | None:
-    """A number where it is one."""
-    try:
-        return smooth if smooth is None else float(smooth)
-    except ValueError:
-        return smooth
 
 
 def _calibration(text: Path | None) -> str:

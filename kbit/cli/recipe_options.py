@@ -18,6 +18,20 @@ EmbeddingsOption = Annotated[str | None, typer.Option(help="Format of the embedd
 HeadOption = Annotated[
     str | None, typer.Option(help="Format of the output layer where it is not tied to the embeddings; int8-row by default.")
 ]
+WeightsOption = Annotated[int | None, typer.Option(help="Bits of its weights, 2 to 8; or give a --format.")]
+ActivationsOption = Annotated[int | None, typer.Option(help="Bits of what its layers multiply, 4 to 8; by default 8.")]
+RangesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="token: each row finds its step as it runs (the default); or static: min-max, percentile, mse, kl, moving-average."
+    ),
+]
+SmoothOption = Annotated[
+    str | None, typer.Option(help="Outliers from activations to weights: auto (the default), or SmoothQuant's 0 to 1.")
+]
+RotateOption = Annotated[
+    str | None, typer.Option(help="Hadamard transforms: none, down (before the down projections, the default), all.")
+]
 KeepOption = Annotated[list[str] | None, typer.Option(help="Layers that stay in 16 bits, as a glob: '*.layers.0.*'; repeat it.")]
 
 
@@ -40,3 +54,43 @@ def recipe_of(
         raise FormatError(f"no format is given. Write --format {example}, or --recipe FILE for a format per layer.")
     usual = {} if usual_method is None else {"method": usual_method}
     return Recipe(**(usual | changes), keep=tuple(keep or ()))
+
+
+def integers_of(
+    activations: int | None, ranges: str | None, smooth: str | None, rotate: str | None
+) -> dict[str, int | str | float]:
+    """The settings of a FixedPoint that options name."""
+    given = {"activations": activations, "ranges": ranges, "smooth": _strength(smooth), "rotate": rotate}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def format_of(format: str | None, weights: int | None, *, fixed_point: bool, more: bool, options: str) -> str | None:
+    """The format that --format or --weights names.
+
+    fixed_point: whether options of integers are allowed; more: whether one of them beside --weights is given; options: their
+    names. Raises FormatError where one is given without --fixed-point, or two formats are.
+    """
+    from kbit.errors import FormatError
+    from kbit.recipes import integer_format
+
+    if not fixed_point and (weights is not None or more):
+        raise FormatError(f"{options} go with --fixed-point. Write it too.")
+    if weights is None:
+        return format
+    if format is not None:
+        raise FormatError(f"--weights {weights} and --format {format} are two formats. Leave one of them out.")
+    return str(integer_format(weights))
+
+
+def with_integers(recipe: Recipe, settings: dict[str, int | str | float]) -> Recipe:
+    """The recipe of a model of integers, with these settings before its own."""
+    before = recipe.integers.to_dict() if recipe.integers else {}
+    return recipe.with_(fixed_point=before | settings)
+
+
+def _strength(smooth: str | None) -> str | float | None:
+    """A number where it is one."""
+    try:
+        return smooth if smooth is None else float(smooth)
+    except ValueError:
+        return smooth

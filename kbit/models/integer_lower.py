@@ -61,15 +61,34 @@ class Bits:
     cache: int = 8
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a step of a program was made of.
+
+    parts: of the blueprint, the matrices or the norm that it holds. units: what 1 of each of its results stands for, where that
+    was chosen for it.
+    """
+
+    parts: tuple[Linear | Norm, ...] = ()
+    units: tuple[float, ...] = ()
+
+
 def lower(blueprint: Blueprint, ranges: Ranges, pack: Pack, bits: Bits | None = None) -> Program:
     """The program of a blueprint. pack: a matrix as it is stored, in an integer format.
 
     Raises FixedPointError, naming the place, where a range has no width or a scale underflows.
     """
+    return lower_with_origins(blueprint, ranges, pack, bits)[0]
+
+
+def lower_with_origins(
+    blueprint: Blueprint, ranges: Ranges, pack: Pack, bits: Bits | None = None
+) -> tuple[Program, tuple[Origin, ...]]:
+    """The same, and for each step what it was made of: what training changes, and lowers again."""
     lowering = _Lowering(blueprint, ranges, pack, bits or Bits())
     lowering.run()
     lowering.program.check()
-    return lowering.program
+    return lowering.program, tuple(lowering.origins)
 
 
 class _Lowering:
@@ -82,6 +101,7 @@ class _Lowering:
         )
         check_sizes(blueprint.head_dim, blueprint.positions, blueprint.heads, blueprint.kv_heads)
         self.buffers: dict[str, int] = {}
+        self.origins: list[Origin] = []
         coarsest = _exponent(float(unit_of(self.matrix(blueprint.embedding)[0]).max()))
         self.residual = min(self.places("residual", 31, RESIDUAL_ROOM), MULTIPLIER - coarsest)  # no row of it shifts left
 
@@ -93,7 +113,9 @@ class _Lowering:
         packed, matrix = self.matrix(blueprint.embedding)
         scale = Dyadic.of(unit_of(packed) / 2.0**-self.residual, what=blueprint.embedding.name)
         self.check_underflow(blueprint.embedding, torch.as_tensor(scale.multiplier))
-        add("embed", to=[x], matrix=[matrix], multiplier=[self.small(scale.multiplier)], shift=[self.tiny(scale.shift)])
+        origin = Origin((blueprint.embedding,), (2.0**-self.residual,))
+        multiplier, shift = self.small(scale.multiplier), self.tiny(scale.shift)
+        add("embed", to=[x], origin=origin, matrix=[matrix], multiplier=[multiplier], shift=[shift])
         if blueprint.table is not None:
             self.learned_positions(blueprint.table, x)
         turns = self.rotations()
@@ -184,7 +206,8 @@ class _Lowering:
         made = NormWeight.of(norm.weight, norm.bias, norm.epsilon, x_scale, y_scale, centred=norm.centred, name=norm.name)
         numbers = [norm.weight.numel(), made.shift, made.epsilon, made.least]
         tensor, bias = [self.program.tensor(made.gamma)], [self.program.tensor(made.bias)]
-        self.add("layer_norm" if norm.centred else "rms_norm", [from_], [to], tensor=tensor, bias=bias, numbers=numbers)
+        op, origin = "layer_norm" if norm.centred else "rms_norm", Origin((norm,), (y_scale,))
+        self.add(op, [from_], [to], origin=origin, tensor=tensor, bias=bias, numbers=numbers)
 
     def products(self, place: str, x: int, scale: float, wanted: list[tuple[Linear, int, int]], k: int, rotated: int = 0) -> None:
         """quantize, then the products of `wanted`: a matrix, the buffer it goes to and the places of that."""
@@ -203,7 +226,8 @@ class _Lowering:
             operands["multiplier"].append(self.program.tensor(multiplier))
             operands["shift"].append(self.program.tensor(shift))
             operands["bias"].append(self.program.tensor(bias))
-        self.add("linear", [codes], [to for _, to, _ in wanted], "", **operands)
+        origin = Origin(tuple(linear for linear, _, _ in wanted), tuple(2.0**-places for _, _, places in wanted))
+        self.add("linear", [codes], [to for _, to, _ in wanted], "", origin, **operands)
 
     def static_step(self, place: str, scale: float, rotated: int) -> tuple[int, int]:
         """(a, e) of a calibrated step; (0, 0) where rows find their own. Raises FixedPointError for a range of no width."""
@@ -279,9 +303,16 @@ class _Lowering:
         return self.program.tensor(torch.as_tensor(values).to(torch.int8))
 
     def add(
-        self, op: str, from_: list[int] | None = None, to: list[int] | None = None, table: str = "", **operands: list[int]
+        self,
+        op: str,
+        from_: list[int] | None = None,
+        to: list[int] | None = None,
+        table: str = "",
+        origin: Origin | None = None,
+        **operands: list[int],
     ) -> None:
         """One more step."""
+        self.origins.append(origin or Origin())
         plain: dict[str, Any] = {name: tuple(numbers) for name, numbers in operands.items()}
         self.program.steps.append(Step(op, tuple(from_ or ()), tuple(to or ()), table=table, **plain))
 

@@ -53,6 +53,8 @@ def prepare_qat(
     Raises FormatError where nothing is quantized, or the recipe does not fit the model.
     """
     wanted = recipe if isinstance(recipe, Recipe) else Recipe.of(recipe, METHOD)
+    if wanted.integers is not None:
+        raise FormatError("recipe: a model of integers alone is trained by qat_fixed_point, or kbit qat --fixed-point. Use that.")
     model = dequantized(deepcopy(model)) if packed_layers(model) else deepcopy(model)
     sites = find_sites(model, wanted)
     if all(wanted.choice_for(site)[0].is_float for site in sites):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kbit.checkpoints.companions import copy_companions
 from kbit.checkpoints.modules import PROGRAM_TENSOR
-from kbit.checkpoints.writer import CheckpointWriter, check_free
+from kbit.checkpoints.writer import CheckpointWriter, check_free, write_json
 from kbit.errors import FixedPointError, ModelError
 from kbit.fixedpoint.linear import LinearWeight
 from kbit.formats import Format
 from kbit.models import Site, load, parameters
 from kbit.models.integer_blueprint import Blueprint, Linear, blueprint_of, with_weights
 from kbit.models.integer_float import INPUTS
-from kbit.models.integer_lower import Bits, Ranges, lower
+from kbit.models.integer_lower import Bits, Origin, Ranges, lower_with_origins
 from kbit.models.integer_program import Program
 from kbit.models.integer_run import integers_of
 from kbit.packed import PackedTensor
@@ -47,7 +47,8 @@ class Converted:
     """A model of integers, and how it came about.
 
     blueprint: the floats that were lowered, with outliers migrated and rotated, before their weights were rounded. rows: each
-    matrix as it is stored. fallbacks: what is stored otherwise than asked for, and why.
+    matrix as it is stored. fallbacks: what is stored otherwise than asked for, and why. origins: of each step, the parts of the
+    blueprint that it holds.
     """
 
     program: Program
@@ -57,6 +58,7 @@ class Converted:
     rows: tuple[LayerResult, ...]
     fallbacks: tuple[str, ...]
     bits: BitCount
+    origins: tuple[Origin, ...]
 
     def in_floats(self) -> Blueprint:
         """The very weights of the program, to be run in floating point: what the integers are held against."""
@@ -123,7 +125,7 @@ def convert(
     seen = calibrate(blueprint, windows, progress)
     bits = Bits(activations=integers.activations)
     ends = None if integers.ranges == TOKEN else clips(seen, integers.ranges, lambda place: _bits_at(bits, place))
-    program = lower(blueprint, Ranges(seen.largest, ends), storage.packed, bits)
+    program, origins = lower_with_origins(blueprint, Ranges(seen.largest, ends), storage.packed, bits)
     return Converted(
         program=program,
         blueprint=blueprint,
@@ -132,6 +134,7 @@ def convert(
         rows=tuple(storage.rows),
         fallbacks=tuple(storage.fallbacks),
         bits=count_bits(program, parameters(model), {linear.name for linear in blueprint.linears()}),
+        origins=origins,
     )
 
 
@@ -175,9 +178,19 @@ def quantize_fixed_point(
 
 
 def write_program(
-    program: Program, out: Path, config: dict[str, object], recipe: Recipe, source: str, companions: Any = None
+    program: Program,
+    out: Path,
+    config: dict[str, object],
+    recipe: Recipe,
+    source: str,
+    companions: Any = None,
+    *,
+    records: Mapping[str, Any] | None = None,
 ) -> None:
-    """A program as a kbit checkpoint: its matrices as packed weights, its other integers as tensors, its steps as a file."""
+    """A program as a kbit checkpoint: its matrices as packed weights, its other integers as tensors, its steps as a file.
+
+    records: more files of JSON, by name.
+    """
     how = {"recipe": recipe.to_dict(), "source": source, "program": program.to_json()}
     with CheckpointWriter(out, config, **how) as writer:  # type: ignore[arg-type]
         for name, weight in zip(program.names, program.weights, strict=True):
@@ -190,6 +203,8 @@ def write_program(
             writer.add(PROGRAM_TENSOR.format(number), tensor)
         if companions is not None:
             copy_companions(companions, writer.folder)
+        for name, record in (records or {}).items():
+            write_json(writer.folder / name, record)
 
 
 def count_bits(program: Program, n_parameters: int, linears: set[str]) -> BitCount:
