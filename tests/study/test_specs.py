@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,9 @@ from kbit.study import specs as specs_module
 from kbit.study.grid import read_grid
 from kbit.study.specs import NUMERICS, RunSpec, expand
 from tests.study.conftest import GRID
+
+ROOT = Path(__file__).parents[2]
+SIZES = [f"prose-{size}" for size in ("94k", "276k", "754k", "1.9m", "5.1m")]
 
 names = st.text("abcdef0123456789", min_size=1, max_size=4)
 settings = st.dictionaries(names, names | st.integers() | st.booleans() | st.lists(names, max_size=2), max_size=3)
@@ -234,6 +239,22 @@ def test_runs_of_floats_keep_their_hash_beside_those_of_integers(write_grid):
     without = {spec.hash for spec in expand(read_grid(write_grid("one", "", INTEGERS)))}
     with_ = {spec.hash for spec in expand(read_grid(write_grid("one", CALIBRATED, INTEGERS)))}
     assert without < with_
+
+
+def test_the_bundled_grid_of_integers_is_that_of_its_page(tmp_path):
+    page = (ROOT / "docs" / "howto-study.md").read_text()
+    (shown,) = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "activations:" in block]
+    for name in ("prose-94k", "texts"):
+        (tmp_path / name).symlink_to(ROOT / "family" / name)
+    (tmp_path / "shown.yaml").write_text(shown.replace("{94k,276k,754k,1.9m,5.1m}", "94k"))
+    specs = expand(read_grid(tmp_path / "shown.yaml"))
+    pairs = [(k, bits) for k in (2, 3, 4, 6) for bits in (0, 8, 6, 4)]
+    names = [f"int{k}-b64-i8{f'-a{bits}' * (bits > 0)}" for k, bits in pairs]
+    assert [spec.about["format"] for spec in specs] == ["bf16", *names]
+    assert [spec.about["activations"] for spec in specs] == [0, *(bits for _, bits in pairs)]
+    written = expand(read_grid(ROOT / "family" / "integers.yaml"))
+    assert Counter(spec.about["model"] for spec in written) == dict.fromkeys(SIZES, len(specs))
+    assert {spec.hash for spec in specs} == {spec.hash for spec in written if spec.about["model"] == "prose-94k"}
 
 
 def test_another_calibration_text_is_another_run(write_grid, tmp_path):
