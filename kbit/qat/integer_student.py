@@ -71,7 +71,7 @@ def integer_student(made: Converted, recipe: Recipe, *, seed: int = 0) -> tuple[
     """A converted model that trains, and what it stores otherwise than the recipe asks, in words.
 
     Scales begin as the method of the recipe chooses them. A matrix whose codes could grow until a sum leaves 32 bits (8 bits in
-    blocks, of 522 columns or more) has one scale a row from the beginning.
+    blocks, of 523 columns or more) has one scale a row from the beginning.
     """
     assert recipe.integers is not None, "a recipe without fixed_point"
     k_x = recipe.integers.activations
