@@ -157,6 +157,11 @@ def looked_up(made: Program) -> None:
     made.weights[0] = packed("nf4-b64")
 
 
+def turned_to_16_bits(made: Program) -> None:
+    normed = next(step.to for step in made.steps if step.op == "rms_norm")
+    with_step("hadamard", from_=normed)(made)
+
+
 def with_a_code_too_many(made: Program) -> None:
     weight = made.weights[0]
     parts = {name: part.clone() for name, part in weight.parts().items()}
@@ -172,6 +177,7 @@ HOSTILE: dict[str, tuple[Callable[[Program], None], str]] = {
     "a tensor is missing": (with_step("rms_norm", tensor=(-1,)), "it lacks a tensor"),
     "a tensor of another type": (with_step("rms_norm", tensor=(1,)), r"tensor 1 is of another type or shape"),
     "too few operands": (with_step("rms_norm", numbers=(16, 0, 0)), "it has too few or too many operands"),
+    "biases of a sum": (with_step("add", bias=(-1,) * 9), "it has too few or too many operands"),
     "too many products": (with_step("linear", to=(0, 0, 0, 0)), "it has none or more than three products"),
     "a norm of no width": (with_step("rms_norm", numbers=(0, 40, 0, 0)), "number 0 is 0, not 1 to 131072"),
     "an epsilon that overflows": (with_step("rms_norm", numbers=(16, 40, 2**61, 0)), "number 2 is 2305843009213693952"),
@@ -179,6 +185,11 @@ HOSTILE: dict[str, tuple[Callable[[Program], None], str]] = {
     "a step of no size": (with_step("quantize", numbers=(8, -1, 0, 0)), "number 1 is -1, not 0 to 32767"),
     "an exponent that is none": (with_step("quantize", numbers=(8, 1, 32, 0)), "number 2 is 32, not 0 to 31"),
     "a transform of 3": (with_step("quantize", numbers=(8, 0, 0, 3)), "its transform is no power of two that divides the row"),
+    "a turn of 3": (with_step("hadamard", numbers=(3, 0)), "its transform is no power of two that divides the row"),
+    "a turn of nothing": (with_step("hadamard", numbers=(0, 0)), "number 0 is 0, not 1 to 32768"),
+    "a turn too wide": (with_step("hadamard", numbers=(2**16, 0)), "number 0 is 65536, not 1 to 32768"),
+    "a turn by too many places": (with_step("hadamard", numbers=(1, 32)), "number 1 is 32, not 0 to 31"),
+    "a turn of 16 bits": (turned_to_16_bits, "its buffers are of other kinds"),
     "a layer beyond the cache": (with_step("store", numbers=(7, 8)), r"\(store\): number 0 is 7, not 0 to"),
     "a layer before the first": (with_step("attend", numbers=(-1, 1, 1, 8)), r"\(attend\): number 0 is -1, not 0 to"),
     "values of other bits": (with_step("attend", numbers=(0, 1, 1, 3)), r"\(attend\): number 3 is 3, not"),
@@ -220,8 +231,8 @@ def copy_of(made: Program) -> Program:
 
 
 def gated() -> Program:
-    """A program with RMSNorm, rotations and a gate."""
-    wanted = {"rms_norm", "rotate", "gate"}
+    """A program with RMSNorm, a transform, rotations and a gate."""
+    wanted = {"hadamard", "rms_norm", "rotate", "gate"}
     return copy_of(next(base(seed) for seed in range(99) if wanted <= {step.op for step in base(seed).steps}))
 
 

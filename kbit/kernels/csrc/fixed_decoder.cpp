@@ -22,28 +22,33 @@ int32_t *scratch(int64_t width) {
 }  // namespace
 
 struct FixedOperators {
-  static void embed(FixedDecoder &d, const FixedStep &s) {
-    const View &table = d.view(s.matrix[0]);
-    const int16_t *multiplier = d.tensor<int16_t>(s.multiplier[0]);
-    const int8_t *shift = d.tensor<int8_t>(s.shift[0]);
+  using Step = FixedDecoder::Bound;
+
+  static void embed(FixedDecoder &d, const Step &s) {
     each_row(d.rows_, [&](int64_t i) {
       const int64_t token = d.tokens_[i];
-      fixed_kernels().embed(table, token, multiplier[token], shift[token], d.ints(s.to[0], i));
+      fixed_kernels().embed(*s.matrix[0], token, s.multiplier[0][token], s.shift[0][token], d.ints(s.to[0], i));
     });
   }
 
-  static void positions(FixedDecoder &d, const FixedStep &s) {
+  static void positions(FixedDecoder &d, const Step &s) {
     const int64_t width = d.width(s.to[0]);
-    const int16_t *table = d.tensor<int16_t>(s.tensor[0]);
     each_row(d.rows_, [&](int64_t i) {
-      const int16_t *row = table + (d.position_ + i) * width;
+      const int16_t *row = s.tensor[0] + (d.position_ + i) * width;
       fixed_kernels().add_shifted(row, static_cast<int>(s.numbers[0]), width, d.ints(s.to[0], i));
     });
   }
 
-  static void norm(FixedDecoder &d, const FixedStep &s) {
-    const FixedNorm norm = {d.tensor<int16_t>(s.tensor[0]),
-                            d.tensor<int32_t>(s.bias.empty() ? -1 : s.bias[0]),
+  static void hadamard(FixedDecoder &d, const Step &s) {
+    const int64_t width = d.width(s.from[0]);
+    each_row(d.rows_, [&](int64_t i) {
+      fixed_kernels().hadamard(d.ints(s.from[0], i), width, s.numbers[0], static_cast<int>(s.numbers[1]), scratch(width));
+    });
+  }
+
+  static void norm(FixedDecoder &d, const Step &s) {
+    const FixedNorm norm = {s.tensor[0],
+                            s.bias[0],
                             s.numbers[0],
                             s.numbers[2],
                             static_cast<int>(s.numbers[1]),
@@ -55,7 +60,7 @@ struct FixedOperators {
     });
   }
 
-  static void quantize(FixedDecoder &d, const FixedStep &s) {
+  static void quantize(FixedDecoder &d, const Step &s) {
     const FixedCodes how = {static_cast<int>(s.numbers[0]), static_cast<int32_t>(s.numbers[1]),
                             static_cast<int32_t>(s.numbers[2]), s.numbers[3]};
     const int64_t width = d.width(s.to[0]);
@@ -65,36 +70,33 @@ struct FixedOperators {
     });
   }
 
-  static void linear(FixedDecoder &d, const FixedStep &s) {
+  static void linear(FixedDecoder &d, const Step &s) {
     FixedFactor factors[kMostProducts];
-    const int count = static_cast<int>(s.to.size());
-    for (int j = 0; j < count; ++j) {
-      const auto at = static_cast<size_t>(j);
+    for (int j = 0; j < s.products; ++j) {
       FixedOutput &out = factors[j].out;
-      factors[j].w = &d.view(s.matrix[at]);
-      out.multiplier = d.tensor<int16_t>(s.multiplier[at]);
-      out.shift = d.tensor<int8_t>(s.shift[at]);
-      out.least_shift = d.least_shifts_[static_cast<size_t>(s.shift[at])];
-      out.bias = d.tensor<int32_t>(s.bias.empty() ? -1 : s.bias[at]);
+      factors[j].w = s.matrix[j];
+      out.multiplier = s.multiplier[j];
+      out.shift = s.shift[j];
+      out.least_shift = s.least_shift[j];
+      out.bias = s.bias[j];
       out.steps = d.rows(s.from[0]).steps.data();
-      out.wide = d.wide(s.to[at]);
-      out.y = out.wide ? static_cast<void *>(d.ints(s.to[at])) : d.shorts(s.to[at]);
-      out.y_stride = d.width(s.to[at]);
+      out.wide = d.wide(s.to[j]);
+      out.y = out.wide ? static_cast<void *>(d.ints(s.to[j])) : d.shorts(s.to[j]);
+      out.y_stride = d.width(s.to[j]);
     }
-    fixed_products(factors, count, d.codes(s.from[0]), d.rows_, d.scratch_);
+    fixed_products(factors, s.products, d.codes(s.from[0]), d.rows_, d.scratch_);
   }
 
-  static void rotate(FixedDecoder &d, const FixedStep &s) {
+  static void rotate(FixedDecoder &d, const Step &s) {
     const int64_t head = s.numbers[0], half = s.numbers[1] / 2;
-    const int16_t *cosine = d.tensor<int16_t>(s.tensor[0]), *sine = d.tensor<int16_t>(s.tensor[1]);
     each_row(d.rows_, [&](int64_t i) {
       const int64_t at = (d.position_ + i) * half;
       for (int64_t c = 0; c < d.width(s.from[0]); c += head)
-        fixed_kernels().rotate(d.shorts(s.from[0], i) + c, cosine + at, sine + at, half);
+        fixed_kernels().rotate(d.shorts(s.from[0], i) + c, s.tensor[0] + at, s.tensor[1] + at, half);
     });
   }
 
-  static void store(FixedDecoder &d, const FixedStep &s) {
+  static void store(FixedDecoder &d, const Step &s) {
     const int64_t head = d.p_.cache.head, room = d.room(), groups = d.groups();
     const FixedCodes how = {static_cast<int>(s.numbers[1]), 0, 0, 0};
     each_row(d.rows_, [&](int64_t i) {
@@ -128,7 +130,7 @@ struct FixedOperators {
     });
   }
 
-  static void attend(FixedDecoder &d, const FixedStep &s) {
+  static void attend(FixedDecoder &d, const Step &s) {
     const FixedCache &cache = d.p_.cache;
     const int64_t head = cache.head, group = d.width(s.from[0]) / head / cache.kv_heads, queries = d.rows_ * group;
     parallel(cache.kv_heads * queries, [&](int64_t part) {  // those that share keys and values one after another
@@ -157,20 +159,19 @@ struct FixedOperators {
     });
   }
 
-  static void gate(FixedDecoder &d, const FixedStep &s) {
-    const int32_t *pairs = d.curves_[static_cast<size_t>(s.table)].data();
+  static void gate(FixedDecoder &d, const Step &s) {
     const int64_t width = d.width(s.to[0]);
     each_row(d.rows_, [&](int64_t i) {
       const int16_t *up = s.op == FixedOp::kGate ? d.shorts(s.from[1], i) : nullptr;
-      fixed_kernels().gate(d.shorts(s.from[0], i), up, width, static_cast<int>(s.numbers[0]), pairs, d.ints(s.to[0], i));
+      fixed_kernels().gate(d.shorts(s.from[0], i), up, width, static_cast<int>(s.numbers[0]), s.pairs, d.ints(s.to[0], i));
     });
   }
 
-  static void add(FixedDecoder &d, const FixedStep &s) {
+  static void add(FixedDecoder &d, const Step &s) {
     each_row(d.rows_, [&](int64_t i) { fixed_kernels().add(d.ints(s.from[0], i), d.width(s.to[0]), d.ints(s.to[0], i)); });
   }
 
-  static void last(FixedDecoder &d, const FixedStep &s) {
+  static void last(FixedDecoder &d, const Step &s) {
     const int64_t width = d.width(s.to[0]), first = d.all_ ? 0 : d.rows_ - 1;
     d.rows_ -= first;
     std::memmove(d.ints(s.to[0]), d.ints(s.from[0], first), sizeof(int32_t) * static_cast<size_t>(d.rows_ * width));
@@ -178,10 +179,10 @@ struct FixedOperators {
 };
 
 namespace {
-constexpr void (*kOperators[])(FixedDecoder &, const FixedStep &) = {
-    FixedOperators::embed,  FixedOperators::positions, FixedOperators::norm,  FixedOperators::norm,   FixedOperators::quantize,
-    FixedOperators::linear, FixedOperators::rotate,    FixedOperators::store, FixedOperators::attend, FixedOperators::gate,
-    FixedOperators::gate,   FixedOperators::add,       FixedOperators::last,
+constexpr void (*kOperators[])(FixedDecoder &, const FixedOperators::Step &) = {
+    FixedOperators::embed,    FixedOperators::positions, FixedOperators::hadamard, FixedOperators::norm,  FixedOperators::norm,
+    FixedOperators::quantize, FixedOperators::linear,    FixedOperators::rotate,   FixedOperators::store, FixedOperators::attend,
+    FixedOperators::gate,     FixedOperators::gate,      FixedOperators::add,      FixedOperators::last,
 };
 static_assert(sizeof kOperators / sizeof *kOperators == static_cast<size_t>(FixedOp::kCount), "an operator for each FixedOp");
 }  // namespace
@@ -200,11 +201,27 @@ FixedDecoder::FixedDecoder(FixedProgram program) : p_(std::move(program)), buffe
       curves_.back()[i] = static_cast<int32_t>(static_cast<uint32_t>(next) << 16 | static_cast<uint32_t>(curve[i]));
     }
   }
-  for (const FixedTensor &tensor : p_.tensors) {
-    const auto *shifts = tensor.as<int8_t>();
-    least_shifts_.push_back(tensor.bits == 8 && !tensor.bytes.empty() ? *std::min_element(shifts, shifts + tensor.bytes.size())
-                                                                      : 0);
+  for (const FixedStep &step : p_.steps) steps_.push_back(bound(step));
+}
+
+FixedDecoder::Bound FixedDecoder::bound(const FixedStep &step) const {
+  Bound b;
+  b.op = step.op;
+  b.products = static_cast<int>(step.matrix.size());
+  std::copy(step.from.begin(), step.from.end(), b.from);
+  std::copy(step.to.begin(), step.to.end(), b.to);
+  std::copy(step.numbers.begin(), step.numbers.end(), b.numbers);
+  for (size_t j = 0; j < step.matrix.size(); ++j) {
+    const FixedTensor &shifts = p_.tensors[static_cast<size_t>(step.shift[j])];
+    b.matrix[j] = &views_[static_cast<size_t>(step.matrix[j])];
+    b.multiplier[j] = tensor<int16_t>(step.multiplier[j]);
+    b.shift[j] = shifts.as<int8_t>();
+    b.least_shift[j] = *std::min_element(b.shift[j], b.shift[j] + shifts.bytes.size());
   }
+  for (size_t j = 0; j < step.bias.size(); ++j) b.bias[j] = tensor<int32_t>(step.bias[j]);
+  for (size_t j = 0; j < step.tensor.size(); ++j) b.tensor[j] = tensor<int16_t>(step.tensor[j]);
+  if (step.op == FixedOp::kGate || step.op == FixedOp::kActivate) b.pairs = curves_[static_cast<size_t>(step.table)].data();
+  return b;
 }
 
 int64_t FixedDecoder::cache_bytes() const {
@@ -234,7 +251,7 @@ void FixedDecoder::run_chunk(const int64_t *tokens, int64_t n, int32_t *logits, 
   tokens_ = tokens;
   rows_ = n;
   all_ = all;
-  for (const FixedStep &step : p_.steps) kOperators[static_cast<size_t>(step.op)](*this, step);
+  for (const Bound &step : steps_) kOperators[static_cast<size_t>(step.op)](*this, step);
   std::memcpy(logits, ints(static_cast<int>(buffers_.size()) - 1),
               sizeof(int32_t) * static_cast<size_t>(rows_ * p_.buffers.back().width));
   position_ += n;

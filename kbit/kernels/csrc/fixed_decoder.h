@@ -14,6 +14,8 @@ namespace kbit {
 class FixedDecoder {
  public:
   explicit FixedDecoder(FixedProgram program);  // of which fault_of says nothing
+  FixedDecoder(const FixedDecoder &) = delete;
+  FixedDecoder &operator=(const FixedDecoder &) = delete;
 
   int64_t position() const { return position_; }
   void rewind(int64_t position) { position_ = position; }  // not beyond where it is
@@ -33,6 +35,22 @@ class FixedDecoder {
     std::vector<int8_t> codes;
     std::vector<RowStep> steps;
   };
+  // A step with what its numbers name, found once. Steps lie one after another: between two tokens all weights pass through the
+  // caches, so that each is read from memory anew.
+  struct Bound {
+    FixedOp op;
+    int from[2] = {-1, -1}, to[kMostProducts] = {-1, -1, -1};
+    int products = 0;
+    int least_shift[kMostProducts] = {};
+    const View *matrix[kMostProducts] = {};
+    const int16_t *multiplier[kMostProducts] = {};
+    const int8_t *shift[kMostProducts] = {};
+    const int32_t *bias[kMostProducts] = {};
+    const int16_t *tensor[2] = {};
+    const int32_t *pairs = nullptr;  // of its curve: a knot and the next together, for one look-up
+    int64_t numbers[4] = {};
+  };
+  Bound bound(const FixedStep &) const;
 
   void run_chunk(const int64_t *tokens, int64_t n, int32_t *logits, bool all);
   int64_t width(int buffer) const { return p_.buffers[static_cast<size_t>(buffer)].width; }
@@ -49,7 +67,6 @@ class FixedDecoder {
   const T *tensor(int number) const {
     return number < 0 ? nullptr : p_.tensors[static_cast<size_t>(number)].as<T>();
   }
-  const View &view(int matrix) const { return views_[static_cast<size_t>(matrix)]; }
 
   int64_t groups() const { return pad(p_.cache.head, kGroup) / kGroup; }  // of the numbers of a key
   int64_t room() const { return pad(p_.capacity, kRows); }                // positions
@@ -57,8 +74,8 @@ class FixedDecoder {
 
   FixedProgram p_;
   std::vector<View> views_;
-  std::vector<std::vector<int32_t>> curves_;  // a knot and the next together, for one look-up
-  std::vector<int> least_shifts_;             // of each tensor of shifts
+  std::vector<std::vector<int32_t>> curves_;
+  std::vector<Bound> steps_;
   int64_t position_ = 0;
   std::vector<uint8_t> keys_, values_;            // as FixedAttention has them, one (layer, head) after another
   std::vector<int16_t> key_steps_, value_steps_;  // (layers, heads, room)

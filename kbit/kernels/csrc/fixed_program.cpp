@@ -8,8 +8,8 @@
 namespace kbit {
 namespace {
 
-constexpr const char *kNames[] = {"embed", "positions", "rms_norm", "layer_norm", "quantize", "linear", "rotate",
-                                  "store", "attend",    "gate",     "activate",   "add",      "last"};
+constexpr const char *kNames[] = {"embed",  "positions", "hadamard", "rms_norm", "layer_norm", "quantize", "linear",
+                                  "rotate", "store",     "attend",   "gate",     "activate",   "add",      "last"};
 static_assert(sizeof kNames / sizeof *kNames == static_cast<size_t>(FixedOp::kCount), "a name for each FixedOp");
 
 constexpr int64_t kMostVocabulary = 1 << 24, kMostTransform = 1 << 15, kMostInt32 = INT32_MAX;
@@ -89,6 +89,7 @@ class Check {
     switch (s.op) {
       case FixedOp::kEmbed: embed(); break;
       case FixedOp::kPositions: positions(); break;
+      case FixedOp::kHadamard: hadamard(); break;
       case FixedOp::kRmsNorm: norm(); break;
       case FixedOp::kLayerNorm: norm(); break;
       case FixedOp::kQuantize: quantize(); break;
@@ -134,6 +135,13 @@ class Check {
     tensor(step_->tensor[0], 16, {p_.positions, width(to(0))});
     number(0, 0, kMostLeft);
   }
+  void hadamard() {
+    counts(1, 0, 0, 2, 0);
+    if (!kinds({FixedKind::kInt32}, {})) return;
+    number(0, 1, kMostTransform);
+    number(1, 0, 31);
+    if (fault_.empty()) transform(step_->numbers[0], width(from(0)));
+  }
   void norm() {
     counts(1, 1, 0, 4, 1);
     if (!fault_.empty()) return;
@@ -159,9 +167,7 @@ class Check {
     number(2, 0, 31);
     number(3, 0, kMostTransform);
     if (!fault_.empty()) return;
-    const int64_t each = step_->numbers[3];
-    need((each & (each - 1)) == 0 && (each < 2 || width(to(0)) % each == 0),
-         "its transform is no power of two that divides the row");
+    transform(step_->numbers[3], width(to(0)));
     bits_[static_cast<size_t>(to(0))] = step_->numbers[0];
   }
   void linear() {
@@ -232,7 +238,8 @@ class Check {
     const FixedStep &s = *step_;
     const auto is = [](size_t found, int wanted) { return found == static_cast<size_t>(wanted); };
     need(is(s.from.size(), from) && is(s.to.size(), to) && is(s.matrix.size(), matrices) && is(s.multiplier.size(), matrices) &&
-             is(s.shift.size(), matrices) && is(s.numbers.size(), numbers) && is(s.tensor.size(), tensors),
+             is(s.shift.size(), matrices) && is(s.numbers.size(), numbers) && is(s.tensor.size(), tensors) &&
+             s.bias.size() <= static_cast<size_t>(matrices + tensors),
          "it has too few or too many operands");
   }
   bool kinds(const std::vector<FixedKind> &from_kinds, const std::vector<FixedKind> &to_kinds) {
@@ -255,6 +262,9 @@ class Check {
     const FixedTensor &found = p_.tensors[static_cast<size_t>(number)];
     need(found.bits == bits && found.sizes == sizes, "tensor " + std::to_string(number) + " is of another type or shape");
     return fault_.empty() ? &found : nullptr;
+  }
+  void transform(int64_t each, int64_t row) {
+    need((each & (each - 1)) == 0 && (each < 2 || row % each == 0), "its transform is no power of two that divides the row");
   }
   // Matrix j of the step, (n_out, n_in), with a multiplier and a shift for each row; n_out < 0: any.
   void matrix(int j, int64_t n_in, int64_t n_out) {

@@ -74,7 +74,8 @@ KBIT_INLINE Ints scaled(Longs x, int shift) {
   const Longs y = multiply(rounded(x, 0), broadcast(int32_t{1} << (left < 31 ? left : 30)));
   return rounded(left < 31 ? y : y + y, 0);
 }
-inline Ints scaled_each(Longs x, Ints shift) {
+// Rare, and so kept out of the loops of those that call it.
+__attribute__((noinline)) inline Ints scaled_each(Longs x, Ints shift) {
   int64_t from[16];
   int32_t shifts[16], to[16];
   store_longs(from, x);
