@@ -36,17 +36,27 @@ def hadamard(x: Tensor, width: int) -> Tensor:
     return x
 
 
+def turn(x: Tensor, width: int, shift: int) -> Tensor:
+    """H x / 2^shift of int32 x (..., n), rounded half to even: int32, with an error of at most 1/2, or none for shift 0.
+
+    Each x is held to +-2^(30-p), width = 2^p, so that no sum exceeds 2^30; beyond that it saturates.
+    """
+    most = 2 ** (SUM - width.bit_length() + 1)
+    return rounding_shift(hadamard(x.long().clamp(-most, most), width), shift).int()
+
+
 def quantize_rotated(x: Tensor, k: int, width: int, a: int = 0, e: int = 0) -> Rows:
     """Codes of H x, with the row's own step, or with a and e (a > 0) as calibrated: H x ~ q * a * 2^e / L, e that of the result.
 
-    e0 = max(0, bits(max |x|) + p - 30), or p + 1 where a is given;  x' = x / 2^e0, rounded half to even;  codes of H x', e + e0.
+    e0 = max(0, bits(max |x|) + p - 30); where a is given p + 1, or 0 for x of 16 bits;  x' = x / 2^e0, rounded half to even;
+    codes of H x', e + e0.
     |x'| <= 2^(30-p), so |H x'| <= 2^30. Where e0 > 0 the rounding of x' adds to each number an error of at most width / 2, of
     standard deviation sqrt(width / 12), in units of 2^e0.
     """
-    places = width.bit_length() - 1
+    places, narrow = width.bit_length() - 1, x.dtype == torch.int16
     x = x.long()
     if a:
-        e0 = torch.full_like(x[..., :1], places + 1)
+        e0 = torch.full_like(x[..., :1], 0 if narrow else places + 1)
     else:
         peak = x.abs().amax(-1, keepdim=True).clamp(max=largest(32))
         e0 = (bits(peak) + places - SUM).clamp(min=0)

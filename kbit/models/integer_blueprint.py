@@ -87,17 +87,13 @@ class Mlp:
 
 @dataclass
 class Layer:
-    """x + attention(norm(x)), then + mlp(norm(...)); parallel: both from the same x.
-
-    rotated: so many numbers of the input of `down` go through a Hadamard transform together; 0: none.
-    """
+    """x + attention(norm(x)), then + mlp(norm(...)); parallel: both from the same x."""
 
     attention_norm: Norm
     attention: Attention
     mlp_norm: Norm
     mlp: Mlp
     parallel: bool = False
-    rotated: int = 0
 
 
 @dataclass
@@ -105,7 +101,8 @@ class Blueprint:
     """All parts of a model.
 
     frequencies: radians a position, float64 (pairs,), where positions are rotary; amplitude: what cosine and sine are multiplied
-    by. table: positions that are learned, (positions, n).
+    by. table: positions that are learned, (positions, n). rotated: of a place whose values go through a Hadamard transform before
+    they are multiplied, how many of them together; the matrices there are stored rotated, and so is a tied embedding.
     """
 
     name: str
@@ -121,11 +118,27 @@ class Blueprint:
     amplitude: float = 1.0
     table: Tensor | None = None
     changes: list[str] = field(default_factory=list)  # what was done to the weights, in words
+    rotated: dict[str, int] = field(default_factory=dict)
 
     @property
     def tied(self) -> bool:
         """Whether the output head is the embedding."""
-        return self.head.weight is self.embedding.weight
+        return self.head.name == self.embedding.name
+
+    @property
+    def turned_back(self) -> int:
+        """How many numbers of an embedded token are turned back together: the rows that a tied head wants are rotated."""
+        return self.rotated.get("head", 0) if self.tied else 0
+
+    def readers(self) -> Iterator[tuple[str, tuple[Linear, ...]]]:
+        """Each place whose values are multiplied, and the matrices there."""
+        for index, layer in enumerate(self.layers):
+            attention, mlp = layer.attention, layer.mlp
+            yield f"{index}.attention", (attention.q, attention.k, attention.v)
+            yield f"{index}.mixed", (attention.o,)
+            yield f"{index}.mlp", (mlp.gate, mlp.up) if mlp.gate else (mlp.up,)
+            yield f"{index}.inner", (mlp.down,)
+        yield "head", (self.head,)
 
     def linears(self) -> Iterator[Linear]:
         """The matrices of all layers, in order; neither embedding nor head."""

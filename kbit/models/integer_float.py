@@ -2,7 +2,8 @@
 
 A place is where values lie between two operators: `3.attention` (what q, k and v of layer 3 multiply), `3.q`, `3.k`, `3.v`,
 `3.queries`, `3.keys`, `3.values` (the heads that attention takes), `3.mixed` (what o multiplies), `3.mlp`, `3.gate`, `3.up`,
-`3.inner` (what down multiplies), `residual`, `head`, `logits`.
+`3.inner` (what down multiplies), `residual`, `head`, `logits`. Before a Hadamard transform the values that are multiplied are
+those of `3.attention_norm`, `3.mlp_norm`, `3.product`, `norm`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def run(blueprint: Blueprint, ids: Tensor, see: See = as_it_is) -> Tensor:
 
     A copy of the blueprint in float64 runs in float64.
     """
-    x = blueprint.embedding.weight[ids]
+    x = turned(blueprint.embedding.weight[ids], blueprint.turned_back)
     if blueprint.table is not None:
         x = x + blueprint.table[: ids.shape[1]]
     x = see("residual", x)
@@ -46,14 +47,18 @@ def run(blueprint: Blueprint, ids: Tensor, see: See = as_it_is) -> Tensor:
         def at(place: str, values: Tensor, index: int = index) -> Tensor:
             return see(f"{index}.{place}", values)
 
-        attended = attend(blueprint, layer.attention, at("attention", normalised(x, layer.attention_norm)), at)
+        def taken(place: str, values: Tensor, index: int = index) -> Tensor:
+            return see(f"{index}.{place}", turned(values, blueprint.rotated.get(f"{index}.{place}", 0)))
+
+        attended = attend(blueprint, layer.attention, normalised(x, layer.attention_norm), at, taken)
         if layer.parallel:
-            x = x + attended + inner(layer, at("mlp", normalised(x, layer.mlp_norm)), at)
+            x = x + attended + inner(layer, normalised(x, layer.mlp_norm), at, taken)
         else:
             x = see("residual", x + attended)
-            x = x + inner(layer, at("mlp", normalised(x, layer.mlp_norm)), at)
+            x = x + inner(layer, normalised(x, layer.mlp_norm), at, taken)
         x = see("residual", x)
-    return see("logits", multiplied(see("head", normalised(x, blueprint.norm)), blueprint.head))
+    x = turned(see("norm", normalised(x, blueprint.norm)), blueprint.rotated.get("head", 0))
+    return see("logits", multiplied(see("head", x), blueprint.head))
 
 
 def normalised(x: Tensor, norm: Norm) -> Tensor:
@@ -68,8 +73,9 @@ def multiplied(x: Tensor, linear: Linear) -> Tensor:
     return functional.linear(x, linear.weight, linear.bias)
 
 
-def attend(blueprint: Blueprint, attention: Attention, x: Tensor, at: See) -> Tensor:
-    """What attention adds to the residual stream."""
+def attend(blueprint: Blueprint, attention: Attention, x: Tensor, at: See, taken: See) -> Tensor:
+    """What attention adds to the residual stream. taken: `at`, after the transform of the place where it has one."""
+    x = taken("attention", at("attention_norm", x))
     batch, n, _ = x.shape
     group = blueprint.heads // blueprint.kv_heads
     heads = {}
@@ -87,7 +93,7 @@ def attend(blueprint: Blueprint, attention: Attention, x: Tensor, at: See) -> Te
         heads[name] = at(name, y).transpose(1, 2)
     k, v = (heads[name].repeat_interleave(group, 1) for name in ("keys", "values"))
     mixed = functional.scaled_dot_product_attention(heads["queries"], k, v, is_causal=True, scale=attention.scaling)
-    return multiplied(at("mixed", mixed.transpose(1, 2).reshape(batch, n, -1)), attention.o)
+    return multiplied(taken("mixed", mixed.transpose(1, 2).reshape(batch, n, -1)), attention.o)
 
 
 def rotations(blueprint: Blueprint, n: int) -> tuple[Tensor, Tensor] | None:
@@ -106,16 +112,19 @@ def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine, rest], -1)
 
 
-def inner(layer: Layer, x: Tensor, at: See) -> Tensor:
+def inner(layer: Layer, x: Tensor, at: See, taken: See) -> Tensor:
     """What the MLP adds to the residual stream."""
     mlp = layer.mlp
+    x = taken("mlp", at("mlp_norm", x))
     y = ACTIVATIONS[mlp.table](at("gate", multiplied(x, mlp.activated)))
     if mlp.gate is not None:
         y = y * at("up", multiplied(x, mlp.up))
-    y = at("product", y)
-    if layer.rotated:
-        y = hadamard(y, layer.rotated) * layer.rotated**-0.5
-    return multiplied(at("inner", y), mlp.down)
+    return multiplied(taken("inner", at("product", y)), mlp.down)
+
+
+def turned(x: Tensor, width: int) -> Tensor:
+    """The transform of every `width` numbers, normalised: an orthogonal matrix, which is its own inverse. 0: x itself."""
+    return hadamard(x, width) * width**-0.5 if width else x
 
 
 def hadamard(x: Tensor, width: int) -> Tensor:

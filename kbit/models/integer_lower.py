@@ -18,6 +18,7 @@ from torch import Tensor
 from kbit.errors import FixedPointError
 from kbit.fixedpoint.attention import ScoreScale, check_sizes
 from kbit.fixedpoint.dyadic import Dyadic
+from kbit.fixedpoint.hadamard import SUM
 from kbit.fixedpoint.linear import row_scales
 from kbit.fixedpoint.norms import NormWeight
 from kbit.fixedpoint.quantize import MANTISSA
@@ -38,6 +39,7 @@ MOST_PLACES = 15  # of a value that goes through an activation
 FINEST = 40  # places of values that are all but 0
 TABLE_BITS = 15  # of learned positions, and a sign
 MULTIPLIER = 15  # bits
+FINER = 4  # places that what is embedded has beside those that a transform's roundings take
 
 Pack = Callable[[Linear], PackedTensor]
 
@@ -102,8 +104,7 @@ class _Lowering:
         check_sizes(blueprint.head_dim, blueprint.positions, blueprint.heads, blueprint.kv_heads)
         self.buffers: dict[str, int] = {}
         self.origins: list[Origin] = []
-        coarsest = _exponent(float(unit_of(self.matrix(blueprint.embedding)[0]).max()))
-        self.residual = min(self.places("residual", 31, RESIDUAL_ROOM), MULTIPLIER - coarsest)  # no row of it shifts left
+        self.residual, self.embedded = self.residual_places()
 
     def run(self) -> None:
         """All steps, from token ids to logits."""
@@ -111,11 +112,15 @@ class _Lowering:
         n_embed = blueprint.embedding.weight.shape[1]
         x = self.buffer("x", n_embed, "int32")
         packed, matrix = self.matrix(blueprint.embedding)
-        scale = Dyadic.of(unit_of(packed) / 2.0**-self.residual, what=blueprint.embedding.name)
+        turned = blueprint.turned_back
+        unit = 2.0**-self.embedded * max(turned, 1) ** 0.5
+        scale = Dyadic.of(unit_of(packed) / unit, what=blueprint.embedding.name)
         self.check_underflow(blueprint.embedding, torch.as_tensor(scale.multiplier))
-        origin = Origin((blueprint.embedding,), (2.0**-self.residual,))
         multiplier, shift = self.small(scale.multiplier), self.tiny(scale.shift)
+        origin = Origin((blueprint.embedding,), (unit,))
         add("embed", to=[x], origin=origin, matrix=[matrix], multiplier=[multiplier], shift=[shift])
+        if turned:
+            add("hadamard", [x], origin=Origin((), (2.0**-self.residual,)), numbers=[turned, self.embedded - self.residual])
         if blueprint.table is not None:
             self.learned_positions(blueprint.table, x)
         turns = self.rotations()
@@ -123,11 +128,28 @@ class _Lowering:
             self.layer(index, layer, x, turns)
         last = self.buffer("last", n_embed, "int32")
         add("last", [x], [last])
-        normed, y_scale = self.norm("head", blueprint.norm, last)
+        normed, y_scale = self.norm("norm", blueprint.norm, last)
         peak = self.largest("logits")
         self.program.logits_shift = min(31, max(0, LOGIT_BITS - _exponent(peak)))
         logits = self.program.buffer(len(blueprint.head.weight), "int32")
         self.products("head", normed, y_scale, [(blueprint.head, logits, self.program.logits_shift)], self.bits.head)
+
+    def residual_places(self) -> tuple[int, int]:
+        """Binary places of the residual stream, and of what is embedded: more of them where a transform and a shift follow.
+
+        No row of the embedding shifts left, and none is so large that the transform would hold it, with some room to train.
+        """
+        packed, turned = self.matrix(self.blueprint.embedding)[0], self.blueprint.turned_back
+        wanted, coarsest = self.places("residual", 31, RESIDUAL_ROOM), float(unit_of(packed).max())
+        if not turned:
+            residual = min(wanted, MULTIPLIER - _exponent(coarsest))
+            return residual, residual
+        coarsest *= ROOM * turned**-0.5
+        peak = coarsest * largest(packed.fmt.k) * (SECOND_LEVEL_STEPS if packed.fmt.scales == "i8" else 1)
+        places = turned.bit_length() - 1
+        most = min(MULTIPLIER - _exponent(coarsest), SUM - places - _exponent(peak))
+        residual = min(wanted, most)
+        return residual, min(most, residual + places // 2 + FINER)
 
     def layer(self, index: int, layer: Layer, x: int, turns: list[int]) -> None:
         """One layer onto the residual stream x."""
@@ -144,7 +166,7 @@ class _Lowering:
     def attention(self, index: int, layer: Layer, x: int, out: int, turns: list[int]) -> None:
         """norm, q, k and v, rotary positions, cache, attention, o."""
         attention, blueprint = layer.attention, self.blueprint
-        normed, scale = self.norm(f"{index}.attention", layer.attention_norm, x)
+        normed, scale = self.norm(f"{index}.attention_norm", layer.attention_norm, x)
         names = {"q": attention.q, "k": attention.k, "v": attention.v}
         buffers = {name: self.buffer(name, len(linear.weight), "int16") for name, linear in names.items()}
         before = {name: self.places(f"{index}.{name}", 15, ROOM) for name in names}
@@ -176,7 +198,7 @@ class _Lowering:
     def mlp(self, index: int, layer: Layer, x: int, out: int) -> None:
         """norm, gate and up, activation, down."""
         mlp = layer.mlp
-        normed, scale = self.norm(f"{index}.mlp", layer.mlp_norm, x)
+        normed, scale = self.norm(f"{index}.mlp_norm", layer.mlp_norm, x)
         g_places = min(MOST_PLACES, max(0, self.places(f"{index}.gate", 15, ROOM)))
         width = len(mlp.up.weight)
         g, product = self.buffer("g", width, "int16"), self.buffer("product", width, "int32")
@@ -192,7 +214,7 @@ class _Lowering:
             self.add("gate", [g, u], [product], numbers=[g_places], table=mlp.table)
             y_places = g_places + u_places
         down = [(mlp.down, out, self.residual)]
-        self.products(f"{index}.inner", product, 2.0**-y_places, down, self.bits.activations, layer.rotated)
+        self.products(f"{index}.inner", product, 2.0**-y_places, down, self.bits.activations)
 
     def norm(self, place: str, norm: Norm, x: int) -> tuple[int, float]:
         """The buffer of a norm of the residual stream, and its scale."""
@@ -209,12 +231,13 @@ class _Lowering:
         op, origin = "layer_norm" if norm.centred else "rms_norm", Origin((norm,), (y_scale,))
         self.add(op, [from_], [to], origin=origin, tensor=tensor, bias=bias, numbers=numbers)
 
-    def products(self, place: str, x: int, scale: float, wanted: list[tuple[Linear, int, int]], k: int, rotated: int = 0) -> None:
+    def products(self, place: str, x: int, scale: float, wanted: list[tuple[Linear, int, int]], k: int) -> None:
         """quantize, then the products of `wanted`: a matrix, the buffer it goes to and the places of that."""
+        rotated = self.blueprint.rotated.get(place, 0)
         codes = self.buffer("codes", self.program.buffers[x].width, "rows")
         if rotated:
             scale *= rotated**-0.5
-        a, e = self.static_step(place, scale, rotated)
+        a, e = self.static_step(place, scale, rotated if self.program.buffers[x].kind == "int32" else 0)
         self.add("quantize", [x], [codes], numbers=[k, a, e, rotated])
         operands: dict[str, list[int]] = {"matrix": [], "multiplier": [], "shift": [], "bias": []}
         for linear, _, places in wanted:
@@ -230,7 +253,10 @@ class _Lowering:
         self.add("linear", [codes], [to for _, to, _ in wanted], "", origin, **operands)
 
     def static_step(self, place: str, scale: float, rotated: int) -> tuple[int, int]:
-        """(a, e) of a calibrated step; (0, 0) where rows find their own. Raises FixedPointError for a range of no width."""
+        """(a, e) of a calibrated step; (0, 0) where rows find their own. rotated: of 32 bits, how many together; else 0.
+
+        Raises FixedPointError for a range of no width.
+        """
         if self.ranges.clips is None:
             return 0, 0
         clip = self.ranges.clips[place]

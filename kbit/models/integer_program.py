@@ -24,6 +24,7 @@ KINDS = ("int32", "int16", "rows")  # of a buffer; rows: codes of 8 bits, with m
 MOST_WIDTH = 2**17  # up to which sums of 8-bit products and of squares are proven
 MOST_PRODUCTS = 3  # of one input, in one step
 MOST_LEFT = 16
+MOST_TRANSFORM = 2**15  # numbers under one Hadamard transform
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,15 @@ class Checked:
         self.integers(self.step.tensor[0], torch.int16, (self.program.positions, self.to(0).width))
         _need(0 <= self.number(0) <= MOST_LEFT, "its left shift is none of 0 to 16")
 
+    def hadamard(self) -> None:
+        """The residual stream under a Hadamard transform."""
+        self.counts(1, 0, 0, 2)
+        self.kinds(("int32",), ())
+        width, shift = self.step.numbers
+        power = 0 < width <= MOST_TRANSFORM and not width & (width - 1)
+        _need(power and self.from_(0).width % width == 0, "its transform does not divide the row")
+        _need(0 <= shift <= 31, "its shift is none of 0 to 31")
+
     def norm(self) -> None:
         """RMSNorm, LayerNorm."""
         self.counts(1, 1, 0, 4)
@@ -259,7 +269,7 @@ class Checked:
         k, a, e, width = self.step.numbers
         _need(self.from_(0).width == self.to(0).width, "its widths differ")
         _need(2 <= k <= 8 and 0 <= a < 2**15 and 0 <= e <= 31, "its bits or its step are none")
-        power = 0 <= width <= 2**15 and not width & (width - 1)
+        power = 0 <= width <= MOST_TRANSFORM and not width & (width - 1)
         _need(power and (width < 2 or self.to(0).width % width == 0), "its transform does not divide the row")
 
     def linear(self) -> None:
@@ -367,6 +377,7 @@ class Checked:
 OPERATORS = {
     "embed": "embed",
     "positions": "positions",
+    "hadamard": "hadamard",
     "rms_norm": "norm",
     "layer_norm": "norm",
     "quantize": "quantize",

@@ -15,7 +15,7 @@ from kbit.errors import ModelError
 from kbit.fixedpoint.attention import ScoreScale, attention, causal
 from kbit.fixedpoint.embedding import add, embed
 from kbit.fixedpoint.gates import activate, gate
-from kbit.fixedpoint.hadamard import quantize_rotated
+from kbit.fixedpoint.hadamard import quantize_rotated, turn
 from kbit.fixedpoint.linear import LinearWeight, linear
 from kbit.fixedpoint.norms import NormWeight, layer_norm, rms_norm
 from kbit.fixedpoint.quantize import Rows, quantize_rows, quantize_static
@@ -165,6 +165,15 @@ def _positions(operands: Operands, step: Step, index: int) -> Run:
     return run
 
 
+def _hadamard(operands: Operands, step: Step, index: int) -> Run:
+    width, shift = step.numbers
+
+    def run(state: Interpreter, ids: Tensor, buffers: Buffers) -> None:
+        buffers[step.from_[0]] = turn(_ints(buffers, step.from_[0]), width, shift)
+
+    return run
+
+
 def _norm(operands: Operands, step: Step, index: int) -> Run:
     width, shift, epsilon, least = step.numbers
     weight = NormWeight(operands.tensors[step.tensor[0]], shift, epsilon, least, operands.optional(step.bias, 0))
@@ -275,6 +284,7 @@ def _last(operands: Operands, step: Step, index: int) -> Run:
 MAKERS: dict[str, Callable[[Operands, Step, int], Run]] = {
     "embed": _embed,
     "positions": _positions,
+    "hadamard": _hadamard,
     "rms_norm": _norm,
     "layer_norm": _norm,
     "quantize": _quantize,

@@ -22,7 +22,7 @@ from kbit.fixedpoint.attention import ScoreScale
 from kbit.fixedpoint.dyadic import Dyadic
 from kbit.fixedpoint.embedding import add
 from kbit.fixedpoint.gates import activate, gate
-from kbit.fixedpoint.hadamard import quantize_rotated
+from kbit.fixedpoint.hadamard import quantize_rotated, turn
 from kbit.fixedpoint.linear import row_scales
 from kbit.fixedpoint.norms import layer_norm, rms_norm
 from kbit.fixedpoint.quantize import Rows, quantize_rows, quantize_static
@@ -30,7 +30,7 @@ from kbit.fixedpoint.rotary import rotate
 from kbit.fixedpoint.rounding import largest, narrow, saturate, scaled
 from kbit.fixedpoint.tables import UNIT, curve
 from kbit.models.integer_blueprint import Blueprint
-from kbit.models.integer_float import ACTIVATIONS, hadamard, normalised, rotated, rotations
+from kbit.models.integer_float import ACTIVATIONS, normalised, rotated, rotations, turned
 from kbit.models.integer_program import Program, Step
 from kbit.models.integer_run import BITS, QUERY_BITS
 from kbit.qat.fake_quantize import pass_through
@@ -178,6 +178,22 @@ class Positions(Taught):
         return self.changed(tensor=(program.tensor(self.integers()),))
 
 
+class Turned(Taught):
+    """The residual stream under a Hadamard transform, normalised."""
+
+    def __init__(self, unit: float, *about: Any) -> None:
+        super().__init__(*about)
+        self.unit = unit
+
+    def results(self) -> dict[int, float]:
+        return {self.step.from_[0]: self.unit}
+
+    def forward(self, state: Pass) -> None:
+        number, (width, shift) = self.step.from_[0], self.step.numbers
+        y = turn(state.integers[number], width, shift)
+        state.put(number, y, self.unit, lambda floats: turned(floats[number], width))
+
+
 class Normed(Taught):
     """RMSNorm or LayerNorm, of whole rows or of heads."""
 
@@ -218,9 +234,7 @@ class Quantized(Taught):
         state.integers[to] = rows
         if state.floats is None:
             return
-        x = state.floats[from_]
-        if width > 1:
-            x = hadamard(x, width) * width**-0.5
+        x = turned(state.floats[from_], width if width > 1 else 0)
         end = torch.ldexp(rows.a.float() * self.results()[to], rows.e)
         if a:
             x = torch.where(x.detach().abs() <= end, x, x.detach())

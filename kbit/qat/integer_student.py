@@ -122,6 +122,8 @@ class _Making:
             case "positions":
                 assert self.blueprint.table is not None
                 return steps.Positions(self.blueprint.table, *about)
+            case "hadamard":
+                return steps.Turned(origin.units[0], *about)
             case "rms_norm" | "layer_norm":
                 return steps.Normed(NormPart(parts[0], self.units[step.from_[0]], origin.units[0]), *about)
             case "quantize":

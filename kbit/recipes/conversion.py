@@ -39,7 +39,7 @@ from kbit.recipes.rotation import rotate
 Progress = Callable[[int, int, str], None]
 
 # What each rotation leaves for migration: it mixes the other columns anyway.
-MIGRATED = {"none": (*INPUTS, "head"), "down": ("attention", "mixed", "mlp", "head"), "all": ()}
+MIGRATED = {"none": (*INPUTS, "head"), "down": ("attention", "mixed", "mlp"), "inputs": (), "all": ()}
 
 
 @dataclass(frozen=True)

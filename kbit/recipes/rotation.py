@@ -9,28 +9,32 @@ from torch import Tensor
 
 from kbit.errors import FormatError
 from kbit.models.integer_blueprint import Blueprint, Linear, Norm
-from kbit.models.integer_float import hadamard
+from kbit.models.integer_float import INPUTS, hadamard, turned
 
-ROTATIONS = ("none", "down", "all")
+# rotation -> the places before whose matrices the integers do a Hadamard transform as they run
+TURNED = {"none": (), "down": ("inner", "head"), "inputs": (*INPUTS, "head"), "all": ("inner",)}
+ROTATIONS = tuple(TURNED)
 
 
 def rotate(blueprint: Blueprint, which: str, *, seed: int = 0) -> None:
     """Rotate in place.
 
-    none: nothing. down: a Hadamard transform before each down projection, which the integers do as they run, and its inverse in
-    the weights. all: that, each head's values (in the weights of v and o), and the residual stream, whose norms then have no
-    weights of their own: LayerNorm becomes RMSNorm of a stream without mean, and a tied output head a matrix of its own.
+    none: nothing. down: a Hadamard transform before each down projection and before the output head, which the integers do as
+    they run, and its inverse in the weights; a tied head stays tied, since what is embedded is turned back. inputs: the same
+    before every matrix. all: before each down projection, and in the weights alone each head's values (v and o) and the residual
+    stream, whose norms then have no weights of their own: LayerNorm becomes RMSNorm of a stream without mean, and a tied output
+    head a matrix of its own.
     """
     if which not in ROTATIONS:
         raise FormatError(f"'{which}' is no rotation. There are {', '.join(ROTATIONS)}.")
-    if which == "none":
-        return
-    for layer in blueprint.layers:
-        down = layer.mlp.down
-        width = power_of_two_in(down.weight.shape[1])
-        if width > 1:
-            layer.rotated = width
-            down.weight = hadamard(down.weight, width) * width**-0.5
+    for place, matrices in blueprint.readers():
+        width = power_of_two_in(matrices[0].weight.shape[1])
+        if place.rpartition(".")[2] in TURNED[which] and width > 1:
+            blueprint.rotated[place] = width
+            for linear in matrices:
+                linear.weight = turned(linear.weight, width)
+    if blueprint.turned_back:
+        blueprint.embedding.weight = blueprint.head.weight
     if which == "all":
         _rotate_values(blueprint, seed)
         _rotate_stream(blueprint, seed)

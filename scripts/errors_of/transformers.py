@@ -12,6 +12,7 @@ from kbit.fixedpoint import embedding, gates
 from kbit.fixedpoint.attention import ScoreScale, attention, causal
 from kbit.fixedpoint.dyadic import Dyadic
 from kbit.fixedpoint.exponent import exp2_neg
+from kbit.fixedpoint.hadamard import turn
 from kbit.fixedpoint.linear import LinearWeight, linear, row_scales
 from kbit.fixedpoint.norms import NormWeight, layer_norm, rms_norm
 from kbit.fixedpoint.quantize import quantize_rows, quantize_static
@@ -32,6 +33,21 @@ def quantized_statically() -> Found:
         for a, e in ((2**15 - 1, 0), (2**14, 3), (20000, 16)):
             x = integers(-a * 2**e, a * 2**e, 2000).clamp(max=2**31 - 1)
             yield quantize_static(x.int(), a, e, k), x / (a * 2.0**e / (2 ** (k - 1) - 1)), 0.512
+
+
+def turned() -> Found:
+    for width in (2, 64, 1024):
+        for shift in (0, 1, 9, 20):
+            x = integers(-(2**31), 2**31 - 1, 40, 1024)
+            x[:8] //= 2**9
+            powers = torch.arange(width)
+            signs = powers[:, None] & powers  # an odd number of common ones: -1
+            for bit in (8, 4, 2, 1):
+                signs = signs ^ (signs >> bit)
+            matrix = 1.0 - 2.0 * (signs & 1).double()
+            most = 2**30 // width
+            real = x.clamp(-most, most).double().view(40, -1, width) @ matrix / 2.0**shift
+            yield turn(x.int(), width, shift), real.flatten(1), 0.5
 
 
 def linear_layers() -> Found:
@@ -137,6 +153,7 @@ def gated(with_other: bool) -> Found:
 OPERATORS: dict[str, Operator] = {
     "quantize_rows": ("2..8", "0.512", quantized),
     "quantize_static": ("2..8", "0.512, a >= 2^14", quantized_statically),
+    "turn": ("32", "1/2", turned),
     "linear": ("16, 32", "1/2 + 2^-15 \\|y\\|", linear_layers),
     "embed": ("32", "1/2", embedded),
     "add (residual)": ("32", "exact", residual_sums),

@@ -126,10 +126,22 @@ def test_codes_of_rows(width: int) -> None:
     make.step("quantize", [source], [codes], numbers=(8, 0, 0, 0))
     agree(make, codes)
     for low in (-(2**15), 2**15 - 1, 0):
-        make = Maker(0)
-        source, codes = make.given16(torch.full((1, width), low)), make.program.buffer(width, "rows")
-        make.step("quantize", [source], [codes], numbers=(8, 0, 0, powers[-1]))
-        agree(make, codes)
+        for a, e in ((0, 0), (20_000, 3)):
+            make = Maker(0)
+            source, codes = make.given16(torch.full((1, width), low)), make.program.buffer(width, "rows")
+            make.step("quantize", [source], [codes], numbers=(8, a, e, powers[-1]))
+            agree(make, codes)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_transforms_of_the_residual_stream(width: int) -> None:
+    x = rows_of(width, seed=width)
+    for power in [2**p for p in range(10) if width % 2**p == 0]:
+        for shift in (0, 1, 13, 31):
+            make = Maker(0)
+            source = make.given(x)
+            make.step("hadamard", [source], [], numbers=(power, shift))
+            agree(make, source)
 
 
 @pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])

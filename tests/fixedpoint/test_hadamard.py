@@ -1,10 +1,12 @@
 """The Walsh-Hadamard transform of integers against its matrix, and codes of it against float64."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 
 from kbit.errors import FixedPointError
-from kbit.fixedpoint.hadamard import hadamard, quantize_rotated
+from kbit.fixedpoint.hadamard import hadamard, quantize_rotated, turn
 from kbit.fixedpoint.rounding import largest
 
 
@@ -57,6 +59,32 @@ def test_extremes_do_not_wrap():
         assert not rows.q[0, 1:].any()
         value = int(rows.a) * 2 ** int(rows.e)
         assert abs(value / (2**31 * width) - 1) < 2**-13
+
+
+@pytest.mark.parametrize("shift", [0, 1, 7, 31])
+@pytest.mark.parametrize("width", [1, 2, 16, 64])
+def test_a_row_that_is_turned_is_the_product_with_its_matrix(width, shift):
+    """Held to 2^30 / width first; the halves that division leaves go to the even side."""
+    x = torch.cat([integers(5, 128, high=2**29 // width), integers(5, 128, high=2**31 - 1)]).to(torch.int32)
+    x[0, :] = -(2**31)
+    most = 2**30 // width
+    sums = (x.long().clamp(-most, most).view(10, -1, 1, width) * matrix(width)).sum(-1).view(10, 128)
+    expected = [[int(Fraction(int(each), 2**shift).__round__()) for each in row] for row in sums]
+    assert turn(x, width, shift).tolist() == expected
+    assert torch.equal(turn(turn(x[1:5] // width, width, 0), width, width.bit_length() - 1), x[1:5] // width)
+
+
+@pytest.mark.parametrize("width", [2, 64])
+def test_rows_of_16_bits_lose_nothing_before_they_are_added_up(width):
+    """However a step is found: e of a static one stays as it was given."""
+    x = integers(7, 128, high=2**15 - 1, seed=width).to(torch.int16)
+    exact = (x.double().view(7, -1, 1, width) * matrix(width).double()).sum(-1).view(7, 128)
+    for rows in (quantize_rotated(x, 8, width), quantize_rotated(x, 8, width, 2**14 + 5, width.bit_length())):
+        step = rows.a.double() * 2.0 ** rows.e.double() / 127
+        inside = exact.abs() <= 127 * step
+        assert bool(((rows.q * step - exact).abs() <= 0.512 * step)[inside].all())
+    assert bool((rows.e == width.bit_length()).all())
+    assert bool(inside.any())
 
 
 @pytest.mark.parametrize("width", [2, 16, 64])

@@ -97,6 +97,13 @@ class Maker:
             a = e = 0
         self.step("quantize", [from_], [to], numbers=(k, a, e, turn))
 
+    def hadamard(self, buffer: int) -> None:
+        """The transform of 32 bits in place."""
+        powers = [2**p for p in range(10) if self.program.buffers[buffer].width % 2**p == 0]
+        turn = self.draw.choice(powers)
+        shift = self.draw.randint(0, 31) if self.wild else (turn.bit_length() - 1) // 2
+        self.step("hadamard", [buffer], [], numbers=(turn, shift))
+
     def linear(self, from_: int, *to: int, biased: bool = False) -> None:
         """Up to three products of one input."""
         buffers = self.program.buffers
@@ -196,6 +203,8 @@ def program(seed: int, wild: bool = False) -> Program:
     embedding = make.matrix(vocabulary, width)
     size = make.program.weights[embedding].native.largest_sum() // width
     make.step("embed", [], [hidden], matrix=(embedding,), **make.scales(embedding, size, 12))
+    if draw.random() < 0.5:
+        make.hadamard(hidden)
     if not rotary:
         learned = make.integers(-(2**15), 2**15 - 1, made.positions, width)
         left = draw.randint(0, 16) if wild else 0

@@ -144,6 +144,16 @@ def drop(op: str) -> Callable[[Program], None]:
     return apply
 
 
+def twice(op: str) -> Callable[[Program], None]:
+    """The first step of an operator, and again."""
+
+    def apply(made: Program) -> None:
+        at = next(i for i, step in enumerate(made.steps) if step.op == op)
+        made.steps.insert(at, made.steps[at])
+
+    return apply
+
+
 def with_cache(**change: int) -> Callable[[Program], None]:
     """Another size of the cache."""
     return lambda made: setattr(made, "cache", replace(made.cache, **change))
@@ -192,6 +202,8 @@ HOSTILE: dict[str, tuple[Callable[[Program], None], str]] = {
     "a turn of 16 bits": (turned_to_16_bits, "its buffers are of other kinds"),
     "a layer beyond the cache": (with_step("store", numbers=(7, 8)), r"\(store\): number 0 is 7, not 0 to"),
     "a layer before the first": (with_step("attend", numbers=(-1, 1, 1, 8)), r"\(attend\): number 0 is -1, not 0 to"),
+    "a layer that nobody stores": (drop("store"), r"\(attend\): its layer is stored after it, or never"),
+    "a layer that is stored twice": (twice("store"), r"\(store\): its layer is stored already"),
     "values of other bits": (with_step("attend", numbers=(0, 1, 1, 3)), r"\(attend\): number 3 is 3, not"),
     "a shift of scores": (with_step("attend", numbers=(0, 1, 63, 8)), "number 2 is 63, not 0 to 62"),
     "heads of no width": (with_step("rotate", numbers=(0, 2)), "number 0 is 0, not 1 to 131072"),

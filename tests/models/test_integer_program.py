@@ -62,6 +62,11 @@ WRONG_STEPS = [
     ("linear", {"to": (0, 0, 0)}, "of another shape|it reads a buffer"),
     ("linear", {"from_": (0,)}, "it does not read codes|names a buffer"),
     ("linear", {"bias": (0,)}, "it has too few or too many operands|it has biases for some"),
+    ("hadamard", {"numbers": (3, 0)}, "its transform does not divide the row"),
+    ("hadamard", {"numbers": (256, 0)}, "its transform does not divide the row"),
+    ("hadamard", {"numbers": (0, 0)}, "its transform does not divide the row"),
+    ("hadamard", {"numbers": (8, 32)}, "its shift is none of 0 to 31"),
+    ("hadamard", {"numbers": (8,)}, "it has too few or too many operands"),
     ("rotate", {"numbers": (7, 4)}, "its heads do not divide the row"),
     ("rotate", {"numbers": (8, 10)}, "its pairs do not fit a head"),
     ("rotate", {"tensor": (0, 0)}, "is not torch.int16 of shape"),
@@ -82,7 +87,7 @@ WRONG_STEPS = [
 @pytest.mark.parametrize(("op", "changes", "said"), WRONG_STEPS)
 def test_a_wrong_step_is_refused(op, changes, said):
     with pytest.raises(WrongProgramError, match=said):
-        changed(converted("llama").program, op, **changes).check()
+        changed(converted("llama-tied").program, op, **changes).check()
 
 
 def test_what_is_read_was_written_before():

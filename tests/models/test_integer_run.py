@@ -8,9 +8,8 @@ from kbit.fixedpoint import IntegerOnly
 from kbit.models.integer_float import run
 from kbit.models.integer_model import native
 from kbit.models.integer_run import Interpreter
+from kbit.recipes.rotation import ROTATIONS
 from tests.models.integer_models import KINDS, converted, distance, doubled, ids_of, rounding
-
-ROTATIONS = ("none", "down", "all")
 
 
 def logits_of(made, ids):
@@ -68,7 +67,7 @@ def test_rewinding_forgets():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_native_kernels_give_the_same_bytes(kind):
-    for settings in ({"rotate": "none", "ranges": "min-max"}, {"rotate": "down"}):
+    for settings in ({"rotate": "none", "ranges": "min-max"}, {"rotate": "down"}, {"rotate": "inputs", "ranges": "mse"}):
         program = converted(kind, 4, 6, **settings).program
         ids = ids_of(batch=1)
         decoder = native(program, 40)

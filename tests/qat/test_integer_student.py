@@ -22,6 +22,7 @@ SETTINGS = [
     (3, 8, {"rotate": "none", "ranges": "min-max"}),
     (4, 8, {"rotate": "all"}),
     (8, 4, {"ranges": "mse", "smooth": 0.5}),
+    (4, 4, {"rotate": "inputs", "ranges": "percentile"}),
 ]
 
 

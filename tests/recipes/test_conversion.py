@@ -15,6 +15,8 @@ from kbit.models.integer_float import run
 from kbit.models.integer_run import Interpreter
 from kbit.recipes import FixedPoint, Recipe, convert, fixed_point_recipe, integer_format, quantize_fixed_point
 from kbit.recipes.calibration import ESTIMATORS, clips
+from kbit.recipes.conversion import MIGRATED
+from kbit.recipes.rotation import ROTATIONS
 from tests.models.integer_models import TEXT, distance, doubled, ids_of, rounding, tiny_of
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -39,7 +41,7 @@ def clipped(ends):
     return see
 
 
-@pytest.mark.parametrize("rotate", ["none", "down"])
+@pytest.mark.parametrize("rotate", ["none", "down", "inputs"])
 @pytest.mark.parametrize("ranges", ESTIMATORS)
 def test_static_steps_add_no_error_to_that_of_their_ranges(ranges, rotate):
     converted = made(tiny_of("llama"), ranges=ranges, rotate=rotate, smooth=0.0)
@@ -62,14 +64,14 @@ def test_static_steps_are_numbers_of_the_program():
 
 
 @pytest.mark.parametrize("smooth", ["auto", 0.0, 0.5])
-@pytest.mark.parametrize("rotate", ["none", "down", "all"])
+@pytest.mark.parametrize("rotate", ROTATIONS)
 def test_the_floats_that_are_lowered_are_the_model(smooth, rotate):
     model, ids = tiny_of("qwen2"), ids_of()
     with torch.no_grad():
         expected = model(input_ids=ids).logits
     converted = made(model, smooth=smooth, rotate=rotate)
     torch.testing.assert_close(run(converted.blueprint, ids), expected, rtol=0, atol=2e-4)
-    assert bool(converted.migrated) == (smooth != 0.0 and rotate != "all")
+    assert bool(converted.migrated) == (smooth != 0.0 and bool(MIGRATED[rotate]))
 
 
 def test_the_model_itself_is_untouched():
@@ -170,7 +172,7 @@ def test_a_model_without_integers_is_refused(written, tmp_path):
         ({"activations": 9}, "activations of 9 bits are not to be had."),
         ({"activations": True}, "activations of True bits are not to be had."),
         ({"ranges": "mean"}, "ranges 'mean' is not to be had. There are token, min-max, percentile, mse, kl, moving-average;"),
-        ({"rotate": "left"}, "rotate 'left' is not to be had. There are none, down, all;"),
+        ({"rotate": "left"}, "rotate 'left' is not to be had. There are none, down, inputs, all;"),
         ({"smooth": 1.5}, "smooth 1.5 is no strength. Write auto, or a number from 0 (none) to 1."),
         ({"smooth": "much"}, "smooth 'much' is no strength."),
         ({"tokens": 0}, "0 tokens calibrate nothing. Write 64 or more."),

@@ -87,6 +87,8 @@ struct FixedKernels {
   void (*gate)(const int16_t *gates, const int16_t *up, int64_t n, int places, const int32_t *pairs, int32_t *to);
   void (*add)(const int32_t *x, int64_t n, int32_t *to);
   void (*add_shifted)(const int16_t *x, int left, int64_t n, int32_t *to);
+  // In place; scratch: as in `norm`.
+  void (*hadamard)(int32_t *x, int64_t n, int64_t width, int shift, int32_t *scratch);
 };
 
 }  // namespace kbit

@@ -16,8 +16,8 @@ inline void counted_product(const View &w, const FixedInput &x, int64_t tile, in
 }
 
 constexpr FixedKernels kFixedKernels = {
-    &fixed_shares,  fixed_prepare, counted_product, fixed_largest_sum, fixed_embed, fixed_norm,
-    fixed_quantize, fixed_rotate,  fixed_attend,    fixed_gate,        fixed_add,   fixed_add_shifted,
+    &fixed_shares, fixed_prepare, counted_product, fixed_largest_sum, fixed_embed,       fixed_norm,     fixed_quantize,
+    fixed_rotate,  fixed_attend,  fixed_gate,      fixed_add,         fixed_add_shifted, fixed_hadamard,
 };
 
 }  // namespace LANES

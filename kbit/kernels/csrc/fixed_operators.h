@@ -45,11 +45,19 @@ KBIT_INLINE void hadamard(int32_t *x, int64_t n, int64_t width) {
       }
 }
 
+// x, each held to +-2^(30-p), under the transform of every `width` = 2^p, / 2^shift.
+inline void fixed_hadamard(int32_t *x, int64_t n, int64_t width, int shift, int32_t *scratch) {
+  const int32_t most = 1 << (31 - bits(width));
+  in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA { store_ints(scratch + c, held(take(x + c, count), most)); });
+  hadamard(scratch, n, width);
+  in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA { give(x + c, rounding_shift(load_ints(scratch + c), shift), count); });
+}
+
 inline RowStep fixed_quantize(const FixedCodes &codes, Integers from, int64_t n, int8_t *to, int32_t *scratch) {
   int32_t turned = 0;  // exponent of the transform
   if (codes.width > 1) {
     const int places = bits(codes.width) - 1;
-    if (codes.a) turned = places + 1;
+    if (codes.a) turned = from.wide ? places + 1 : 0;
     else turned = static_cast<int32_t>(held(bits(held(peak_of(from, n), 0, INT32_MAX)) + places - 30, 0, 31));
     in_sixteens(n,
                 [&](int64_t c, int count) KBIT_LAMBDA { store_ints(scratch + c, rounding_shift(take(from, c, count), turned)); });

@@ -1,6 +1,7 @@
 #include "fixed_program.h"
 
 #include <algorithm>
+#include <set>
 
 #include "dispatch.h"
 #include "pool.h"
@@ -203,6 +204,7 @@ class Check {
     need(width(from(0)) == wanted && width(from(1)) == wanted, "its keys and values do not fit the cache");
     number(0, 0, p_.cache.layers - 1);
     number(1, p_.cache.k, p_.cache.k);
+    if (fault_.empty()) need(stored_.insert(step_->numbers[0]).second, "its layer is stored already");
   }
   void attend() {
     counts(1, 1, 0, 4, 0);
@@ -213,6 +215,7 @@ class Check {
     number(1, 0, INT16_MAX);
     number(2, 0, kMostShift);
     number(3, p_.cache.k, p_.cache.k);
+    if (fault_.empty()) need(stored_.count(step_->numbers[0]) > 0, "its layer is stored after it, or never");
   }
   void gate(int count) {
     counts(count, 1, 0, 1, 0);
@@ -291,6 +294,7 @@ class Check {
   const FixedStep *step_ = nullptr;
   std::string fault_;
   std::vector<bool> written_;
+  std::set<int64_t> stored_;   // layers
   std::vector<int64_t> bits_;  // of the codes in a buffer
   std::vector<int64_t> sums_;  // of a matrix; -1: not known
   int lasts_ = 0;

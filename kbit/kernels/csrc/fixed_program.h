@@ -16,6 +16,7 @@ namespace kbit {
 enum class FixedOp : int {
   kEmbed,      // to[0] = rows of matrix[0] of the tokens
   kPositions,  // to[0] += rows of tensor[0] of the positions, << numbers[0]
+  kHadamard,   // from[0], in place; numbers: how many together, shift
   kRmsNorm,  // to[0] = norm of from[0], each numbers[0] by themselves; tensor[0] gamma, bias[0]; numbers: width, shift, epsilon,
              // least
   kLayerNorm,  // the same
