@@ -34,12 +34,12 @@ from kbit.recipes.on_disk import lasting_name, open_original, relative_error, wr
 from kbit.recipes.peak import peak_bytes, restart_peak
 from kbit.recipes.recipe import Recipe
 from kbit.recipes.result import LayerResult, QuantizeResult
-from kbit.recipes.rotation import rotate
+from kbit.recipes.rotation import rotate, widths_of
 
 Progress = Callable[[int, int, str], None]
 
 # What each rotation leaves for migration: it mixes the other columns anyway.
-MIGRATED = {"none": (*INPUTS, "head"), "down": ("attention", "mixed", "mlp"), "inputs": (), "all": ()}
+MIGRATED = {"none": (*INPUTS, "head"), "down": ("attention", "mixed", "mlp"), "inputs": ("attention", "mixed", "mlp"), "all": ()}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def convert(
     if integers.smooth != 0 and (places := MIGRATED[integers.rotate]):
         strength = None if integers.smooth == AUTO else float(integers.smooth)
         seen = calibrate(blueprint, windows, progress)
-        migrated = migrate(blueprint, seen, storage.decoded, integers.activations, strength, places=places)
+        widths = widths_of(blueprint, integers.rotate)
+        migrated = migrate(blueprint, seen, storage.decoded, integers.activations, strength, places=places, widths=widths)
     rotate(blueprint, integers.rotate, seed=seed)
     seen = calibrate(blueprint, windows, progress)
     bits = Bits(activations=integers.activations)

@@ -6,14 +6,14 @@ rows of up; so nothing is added to the model, and in exact arithmetic nothing ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kbit.models.integer_blueprint import Blueprint, Linear, Norm
-from kbit.models.integer_float import INPUTS, rounded
+from kbit.models.integer_float import INPUTS, rounded, turned
 from kbit.recipes.calibration import Calibration
 
 PLACES = (*INPUTS, "head")
@@ -59,13 +59,15 @@ def migrate(
     strength: float | None = None,
     *,
     places: Sequence[str] = PLACES,
+    widths: Mapping[str, int] | None = None,
 ) -> list[Migrated]:
     """Migrate the columns of these places of each layer of `blueprint`, in place. k: bits of activations.
 
     strength: alpha for all places; None takes at each place that of STRENGTHS, or none, whose integers come closest to the
-    output that floats have, on the rows of calibration. decode: weights as they will be stored.
+    output that floats have, on the rows of calibration. decode: weights as they will be stored. widths: how many numbers of a
+    place will go through a Hadamard transform together, which is tried with it.
     """
-    done = []
+    done, widths = [], widths or {}
     for site in _sites(blueprint):
         if site.place.rpartition(".")[2] not in places or not bool((x := calibration.rows(site.place)).any()):
             continue
@@ -73,10 +75,11 @@ def migrate(
         targets = [x @ w.T for w in wanted]
 
         def error(s: Tensor, site: _Site = site, x: Tensor = x, targets: list[Tensor] = targets) -> float:
-            noise, signal = 0.0, 0.0
+            noise, signal, width = 0.0, 0.0, widths.get(site.place, 0)
+            taken = rounded(turned(x / s, width), k)
             for matrix, target in zip(site.matrices, targets, strict=True):
-                seen = decode(Linear(matrix.name, matrix.weight * s, matrix.bias))
-                noise += float((rounded(x / s, k) @ seen.T - target).square().sum())
+                seen = decode(Linear(matrix.name, turned(matrix.weight * s, width), matrix.bias))
+                noise += float((taken @ seen.T - target).square().sum())
                 signal += float(target.square().sum())
             return (noise / signal) ** 0.5 if signal else 0.0
 

@@ -16,6 +16,12 @@ TURNED = {"none": (), "down": ("inner", "head"), "inputs": (*INPUTS, "head"), "a
 ROTATIONS = tuple(TURNED)
 
 
+def widths_of(blueprint: Blueprint, which: str) -> dict[str, int]:
+    """The places before whose matrices the integers do a transform, and how many numbers of each go through it together."""
+    widths = {place: power_of_two_in(matrices[0].weight.shape[1]) for place, matrices in blueprint.readers()}
+    return {place: width for place, width in widths.items() if place.rpartition(".")[2] in TURNED[which] and width > 1}
+
+
 def rotate(blueprint: Blueprint, which: str, *, seed: int = 0) -> None:
     """Rotate in place.
 
@@ -27,12 +33,10 @@ def rotate(blueprint: Blueprint, which: str, *, seed: int = 0) -> None:
     """
     if which not in ROTATIONS:
         raise FormatError(f"'{which}' is no rotation. There are {', '.join(ROTATIONS)}.")
+    blueprint.rotated |= widths_of(blueprint, which)
     for place, matrices in blueprint.readers():
-        width = power_of_two_in(matrices[0].weight.shape[1])
-        if place.rpartition(".")[2] in TURNED[which] and width > 1:
-            blueprint.rotated[place] = width
-            for linear in matrices:
-                linear.weight = turned(linear.weight, width)
+        for linear in matrices:
+            linear.weight = turned(linear.weight, blueprint.rotated.get(place, 0))
     if blueprint.turned_back:
         blueprint.embedding.weight = blueprint.head.weight
     if which == "all":
