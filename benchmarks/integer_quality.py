@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--activations", type=int, nargs="*", default=[8, 6, 4], help="Bits.")
     parser.add_argument("--ranges", nargs="*", default=["token"], help="token, or estimators of static ranges.")
     parser.add_argument("--smooth", nargs="*", default=["auto"], help="auto, or strengths.")
-    parser.add_argument("--rotate", nargs="*", default=["down"], help="none, down, all.")
+    parser.add_argument("--rotate", nargs="*", default=["inputs"], help="none, down, inputs, all.")
     parser.add_argument("--tokens", type=int, default=8192, help="Of the calibration text.")
     parser.add_argument("--where", type=int, nargs="*", default=[], help="Bits of activations to tell the layers' losses at.")
     parser.add_argument("--whole-layers", action="store_true", help="Tell no layer's places apart: a deep model has many.")

@@ -29,7 +29,9 @@ RangesOption = Annotated[
 SmoothOption = Annotated[
     str | None, typer.Option(help="Outliers from activations to weights: auto (the default), or SmoothQuant's 0 to 1.")
 ]
-RotateOption = Annotated[str | None, typer.Option(help="Hadamard transforms: none, down (and head, the default), inputs, all.")]
+RotateOption = Annotated[
+    str | None, typer.Option(help="Hadamard transforms: none, down, inputs (before all matrices, the default), all.")
+]
 KeepOption = Annotated[list[str] | None, typer.Option(help="Layers that stay in 16 bits, as a glob: '*.layers.0.*'; repeat it.")]
 
 

@@ -26,7 +26,7 @@ class FixedPoint:
     activations  bits of what the matrices of layers multiply, 4 to 8. The output head takes 8, as do cached keys and values
     ranges       token: each row finds its own step as it runs; or a static step for each place, by a word of ESTIMATORS
     smooth       SmoothQuant's strength, 0 (none) to 1; auto: at each place the one, or none, that comes closest to the floats
-    rotate       none; down: a Hadamard transform before each down projection and the output head; inputs: before every matrix;
+    rotate       inputs: a Hadamard transform before every matrix; down: before each down projection and the output head; none;
                  all: before each down projection, and in the weights the residual stream and values
     tokens       of the calibration text, at most
     text_sha256  of that text (UTF-8); None until bound to one
@@ -37,7 +37,7 @@ class FixedPoint:
     activations: int = 8
     ranges: str = TOKEN
     smooth: str | float = AUTO
-    rotate: str = "down"
+    rotate: str = "inputs"
     tokens: int = 8192
     text_sha256: str | None = None
 

@@ -49,7 +49,7 @@ def test_quantize_says_what_it_did(family, text, tmp_path, capsys):
         exit_code_of("quantize", family / "prose-94k", "--fixed-point", "--weights", 4, "--text", text, "--out", tmp_path / "b")
         == 0
     )
-    assert "8 bits, a step a row; rotated: down" in capsys.readouterr().out
+    assert "8 bits, a step a row; rotated: inputs" in capsys.readouterr().out
 
 
 def test_eval_runs_it_watched_or_not(integers, text, capsys):

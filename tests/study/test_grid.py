@@ -90,7 +90,7 @@ BAD = {
     ),
     "a setting of integers that is none": (
         GOOD + "fixed_point: {rotate: up}\n",
-        "line 7: fixed_point: rotate 'up' is not to be had. There are none, down, inputs, all; perhaps none.",
+        "line 7: fixed_point: rotate 'up' is not to be had. There are none, down, inputs, all; perhaps inputs.",
     ),
     "a setting of integers in the wrong place": (
         GOOD + "fixed_point: {activations: 8}\n",
