@@ -54,6 +54,10 @@ def qat(
     calibration: Annotated[
         Path | None, typer.Option(help="UTF-8 text to calibrate it on; by default passages of the training text.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="The model whose predictions it learns, one with the same tokenizer; by default MODEL in 16 bits."),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Where the state of training is kept until it is done; OUT.training by default.")
     ] = None,
@@ -70,7 +74,9 @@ def qat(
     weight_decay: Annotated[float, typer.Option(help="Weight decay of matrices.")] = 0.0,
     cross_entropy: Annotated[
         float,
-        typer.Option(help="Share of the loss that is cross-entropy with the text; the rest is the KL divergence from MODEL."),
+        typer.Option(
+            help="Share of the loss that is cross-entropy with the text; the rest is the KL divergence from the teacher."
+        ),
     ] = 0.0,
     micro_batch: Annotated[
         int | None, typer.Option(help="Windows at once on a device; gradients of the others are added.")
@@ -90,8 +96,9 @@ def qat(
 ) -> None:
     """Train MODEL with the quantizer in the loop, and write a kbit checkpoint to the folder OUT.
 
-    The loss is the KL divergence from MODEL in 16 bits. Held-out text is measured as it goes, and the best weights are written.
-    Killed at any moment and started again, it goes on where it was. On several devices: accelerate launch -m kbit qat ...
+    The loss is the KL divergence from MODEL in 16 bits, or from a larger --teacher. Held-out text is measured as it goes, and the
+    best weights are written. Killed at any moment and started again, it goes on where it was. On several devices: accelerate
+    launch -m kbit qat ...
 
     Example: kbit qat family/prose-94k --format int2-b64 --text texts/ --steps 800 --out prose-2-bits
     """
@@ -124,7 +131,8 @@ def qat(
         held_out=held_out,
         seed=seed,
     )
-    how: dict[str, Any] = {"text": text, "plan": plan, "state": state, "trust_remote_code": trust_remote_code, "device": device}
+    how: dict[str, Any] = {"text": text, "plan": plan, "teacher": teacher, "state": state, "device": device}
+    how["trust_remote_code"] = trust_remote_code
     with bar("training") as advance:
         if wanted.integers is None:
             result = qat_checkpoint(model, wanted, out, **how, progress=advance)

@@ -18,7 +18,7 @@ from kbit.qat.plan import TrainPlan
 from kbit.qat.prepare import METHOD, prepare_qat
 from kbit.qat.result import QatResult
 from kbit.qat.text import read_training_text
-from kbit.qat.train import Progress, Trained, train_qat
+from kbit.qat.train import Progress, Trained, check_vocabulary, train_qat
 from kbit.qat.write import TRAINING, write_checkpoint
 from kbit.recipes import Recipe
 from kbit.recipes.on_disk import open_original
@@ -33,6 +33,7 @@ def qat_checkpoint(
     *,
     text: str | Path,
     plan: TrainPlan,
+    teacher: str | Path | None = None,
     state: str | Path | None = None,
     trust_remote_code: bool = False,
     device: str | None = None,
@@ -40,6 +41,7 @@ def qat_checkpoint(
 ) -> QatResult:
     """Train the model `source` under the recipe on `text`, and write it to the new folder `out` as a kbit checkpoint.
 
+    teacher: the model whose predictions it learns, of the same tokenizer; by default `source` itself, in 16 bits.
     state: where the state of training is kept until it is done, by default beside `out`, with .training after its name. Killed
     at any moment and called again, it goes on from there.
     Raises what train_qat, read_training_text and prepare_qat raise, and CheckpointError where `out` is taken.
@@ -48,12 +50,13 @@ def qat_checkpoint(
     check_free(out)
     checkpoint = open_original(source, trust_remote_code=trust_remote_code, do="Train")
     recipe = fmt_or_recipe if isinstance(fmt_or_recipe, Recipe) else Recipe.of(fmt_or_recipe, METHOD)
-    teacher = load(source, trust_remote_code=trust_remote_code)
-    plan = with_window(plan, teacher)
-    words = read_training_text(text, tokenizer_of(teacher), **plan.reading)
-    model = prepare_qat(teacher, recipe)
-    trained = train_qat(model, teacher, words, plan, state=state, progress=progress, device=device)
-    result = result_of(trained, str(source), str(out), recipe)
+    original = load(source, trust_remote_code=trust_remote_code)
+    plan = with_window(plan, original)
+    taught = None if teacher is None else load_teacher(teacher, original, plan, trust_remote_code=trust_remote_code)
+    words = read_training_text(text, tokenizer_of(original), **plan.reading)
+    model = prepare_qat(original, recipe)
+    trained = train_qat(model, original, words, plan, teacher=taught, state=state, progress=progress, device=device)
+    result = result_of(trained, str(source), str(out), recipe, teacher)
     if trained.main:
         before = checkpoint.path / TRAINING
         known = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
@@ -73,7 +76,19 @@ def with_window(plan: TrainPlan, model: PreTrainedModel) -> TrainPlan:
     return replace(plan, window=plan.window or min(LONGEST_WINDOW, context or LONGEST_WINDOW))
 
 
-def result_of(trained: Trained, source: str, out: str, recipe: Recipe) -> QatResult:
+def load_teacher(
+    teacher: str | Path, original: PreTrainedModel, plan: TrainPlan, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A model that teaches `original` windows of the plan. Raises ModelError where it reads other tokens, or fewer."""
+    found = load(teacher, packed=False, trust_remote_code=trust_remote_code)
+    with_window(plan, found)
+    check_vocabulary(original, found)
+    if tokenizer_of(found).get_vocab() != tokenizer_of(original).get_vocab():
+        raise ModelError(f"{teacher}: the teacher has another tokenizer than the model. Take one of the same family.")
+    return found
+
+
+def result_of(trained: Trained, source: str, out: str, recipe: Recipe, teacher: str | Path | None = None) -> QatResult:
     """The figures of a training."""
     history = trained.history
     return QatResult(
@@ -92,4 +107,5 @@ def result_of(trained: Trained, source: str, out: str, recipe: Recipe) -> QatRes
         held_out=tuple(history.held_out),
         main=trained.main,
         stopped=trained.stopped,
+        teacher=None if teacher is None else str(teacher),
     )

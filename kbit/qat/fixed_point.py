@@ -14,7 +14,7 @@ from kbit.checkpoints.writer import check_free
 from kbit.errors import FormatError, ModelError
 from kbit.evaluation.forward import tokenizer_of
 from kbit.models import load
-from kbit.qat.checkpoint import result_of, with_window
+from kbit.qat.checkpoint import load_teacher, result_of, with_window
 from kbit.qat.integer_student import integer_student
 from kbit.qat.plan import TrainPlan
 from kbit.qat.result import QatResult
@@ -55,6 +55,7 @@ def qat_fixed_point(
     *,
     text: str | Path,
     plan: TrainPlan,
+    teacher: str | Path | None = None,
     calibration: str | None = None,
     state: str | Path | None = None,
     trust_remote_code: bool = False,
@@ -64,7 +65,8 @@ def qat_fixed_point(
     """Train the model `source` as one that runs on integers alone, and write it to the new folder `out`.
 
     The model is converted as quantize_fixed_point converts it, and trained from there: each forward pass is the integer program.
-    calibration: the text of the conversion; by default passages of `text`. state: as for qat_checkpoint; it resumes likewise.
+    calibration: the text of the conversion; by default passages of `text`. teacher, state: as for qat_checkpoint; it resumes
+    likewise.
     It computes on the CPU, and keeps all activations: FormatError where the plan or the device asks otherwise.
     Raises what convert and train_qat raise, and CheckpointError where `out` is taken.
     """
@@ -73,22 +75,24 @@ def qat_fixed_point(
     out, state = Path(out), Path(state or f"{out}.training")
     check_free(out)
     checkpoint = open_original(source, trust_remote_code=trust_remote_code, do="Train")
-    teacher = load(source, packed=False, trust_remote_code=trust_remote_code)
-    plan = with_window(plan, teacher)
-    words = read_training_text(text, tokenizer_of(teacher), **plan.reading)
+    original = load(source, packed=False, trust_remote_code=trust_remote_code)
+    plan = with_window(plan, original)
+    taught = None if teacher is None else load_teacher(teacher, original, plan, trust_remote_code=trust_remote_code)
+    words = read_training_text(text, tokenizer_of(original), **plan.reading)
     calibration = calibration or some_of(text, recipe.integers.tokens * CHARACTERS_PER_TOKEN, plan.seed)
     recipe = recipe.with_(fixed_point=recipe.integers.bind(calibration))
-    made = convert(teacher, recipe, calibration, seed=plan.seed)
+    made = convert(original, recipe, calibration, seed=plan.seed)
     if plan.window is not None and plan.window > made.program.positions:
         raise ModelError(f"the window is {plan.window} tokens, and the integers reach {made.program.positions}. Take that.")
     student, fallbacks = integer_student(made, recipe, seed=plan.seed)
-    trained = train_qat(student, teacher, words, plan, state=state, progress=progress, device="cpu")  # type: ignore[arg-type]
-    plain = vars(result_of(trained, str(source), str(out), recipe))
+    how: dict[str, Any] = {"teacher": taught, "state": state, "progress": progress, "device": "cpu"}
+    trained = train_qat(student, original, words, plan, **how)  # type: ignore[arg-type]
+    plain = vars(result_of(trained, str(source), str(out), recipe, teacher))
     result = FixedPointQatResult(**plain, calibration_tokens=made.calibration.tokens, fallbacks=fallbacks)
     if trained.main:
         before = checkpoint.path / TRAINING
         known = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
-        config = written_config(checkpoint, teacher)
+        config = written_config(checkpoint, original)
         records = {TRAINING: result.training(known)}
         write_program(student.program(), out, config, recipe, lasting_name(source), checkpoint, records=records)
         if trained.stopped is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbit.qat.plan import TrainPlan
@@ -18,7 +19,8 @@ class QatResult:
     """Losses are cross-entropies of the held-out windows, nats per token: of the model in 16 bits, quantized, and trained.
 
     step: the one with the least loss, whose weights were written. held_out: (step, loss) as training went. stopped: why it ended
-    early, where it did. main: whether this process is the one that writes and speaks, of those that trained together.
+    early, where it did. main: whether this process is the one that writes and speaks, of those that trained together. teacher:
+    whose predictions it learned, where that was another model.
     """
 
     source: str
@@ -36,6 +38,7 @@ class QatResult:
     held_out: tuple[tuple[int, float], ...]
     main: bool = True
     stopped: str | None = None
+    teacher: str | None = None
 
     @property
     def closed(self) -> float:
@@ -62,12 +65,14 @@ class QatResult:
             "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
             "held_out": [list(entry) for entry in self.held_out],
             "stopped": self.stopped,
+            "teacher": self.teacher,
         }
 
     def training(self, before: dict[str, Any]) -> dict[str, Any]:
         """What training.json says: that of the 16-bit model, as far as it has one, and what was done to it here."""
         kept: dict[str, Any] = {key: before[key] for key in ("family", "training_tokens", "seed") if key in before}
-        return kept | {"qat_tokens": self.tokens, "qat": asdict(self.plan) | {"step": self.step, "loss": self.loss}}
+        done = asdict(self.plan) | {"teacher": self.teacher and Path(self.teacher).name, "step": self.step, "loss": self.loss}
+        return kept | {"qat_tokens": self.tokens, "qat": done}
 
     def __rich__(self) -> Group:
         """Totals, then the losses as training went."""
@@ -87,6 +92,7 @@ class QatResult:
     def _totals(self) -> list[tuple[str, str]]:
         speed = self.tokens / self.seconds if self.seconds else 0.0
         return [
+            *([("teacher", self.teacher)] if self.teacher else []),
             ("linear weights", f"{self.bits.parameters_linear:,} at {self.bits.bits_per_weight:.3f} bits per weight"),
             ("size", human_bytes(self.bits.total_bytes)),
             ("loss in 16 bits", f"{self.loss_16_bits:.4f} nats per token"),

@@ -1,4 +1,4 @@
-"""train_qat: a prepared model learns to say what the 16-bit model says, with the weights that it will be stored with."""
+"""train_qat: a prepared model learns to say what a 16-bit model says, with the weights that it will be stored with."""
 
 from __future__ import annotations
 
@@ -66,22 +66,27 @@ class Trained:
 
 def train_qat(
     model: PreTrainedModel,
-    teacher: PreTrainedModel,
+    original: PreTrainedModel,
     text: TrainingText,
     plan: TrainPlan,
     *,
     state: Path,
+    teacher: PreTrainedModel | None = None,
     progress: Progress = lambda step, steps, doing: None,
     device: str | None = None,
 ) -> Trained:
-    """Train `model`, which prepare_qat made, to predict as `teacher` does; both are used as they are, and model changes.
+    """Train `model`, which prepare_qat made of `original`, to predict as `teacher` does. Of the three model alone changes.
 
+    teacher: a model of the same vocabulary, in 16 or 32 bits; by default the original. A larger one of the family says more.
     state: folder of the state of training. Called again with the same arguments after any interruption, it goes on from there,
     to the same losses. Held-out text is measured as it goes, and the weights that did best are those of the result.
     Run by `accelerate launch`, it trains on all processes, which share every batch.
     Where a loss is NaN or infinite, training stops, and the result is the best state before, with the reason.
-    Raises CheckpointError where `state` was begun with something else, or where no state was good.
+    Raises CheckpointError where `state` was begun with something else, or where no state was good, and ModelError where the
+    teacher has another vocabulary.
     """
+    teacher = teacher or original
+    check_vocabulary(original, teacher)
     prepared: Prepared | None = vars(model).get("kbit_qat")
     if prepared is None:
         raise ModelError(f"{type(model).__name__}: it was not prepared for training. Call prepare_qat first.")
@@ -92,9 +97,9 @@ def train_qat(
             f"a batch of {plan.batch} windows cannot be shared by {accelerator.num_processes} processes. Take a multiple."
         )
     if accelerator.is_main_process:
-        claim(state, identity(model, teacher, prepared, text, plan))
+        claim(state, identity(original, teacher, prepared, text, plan))
     accelerator.wait_for_everyone()
-    run = _Training(accelerator, model, teacher, text, plan, state)
+    run = _Training(accelerator, model, original, teacher, text, plan, state)
     return run.to_end(progress)
 
 
@@ -107,15 +112,31 @@ def make_accelerator(device: str | None) -> Accelerator:
     return Accelerator(cpu=device == "cpu")
 
 
+def check_vocabulary(original: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Raise ModelError where a teacher speaks of other tokens."""
+    known, taught = original.config.get_text_config().vocab_size, teacher.config.get_text_config().vocab_size
+    if known != taught:
+        raise ModelError(
+            f"the teacher has a vocabulary of {taught} tokens, the model one of {known}. Take one with the model's tokenizer."
+        )
+
+
 def identity(
-    model: PreTrainedModel, teacher: PreTrainedModel, prepared: Prepared, text: TrainingText, plan: TrainPlan
+    original: PreTrainedModel, teacher: PreTrainedModel, prepared: Prepared, text: TrainingText, plan: TrainPlan
 ) -> dict[str, Any]:
     """All that decides how a training goes."""
-    digest = sha256()
-    for parameter in teacher.parameters():
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-    decided = {"model": digest.hexdigest(), "recipe": prepared.recipe.to_json(), "text": text.sha256}
+    decided = {"model": digest_of(original), "recipe": prepared.recipe.to_json(), "text": text.sha256}
+    if teacher is not original:
+        decided["teacher"] = digest_of(teacher)
     return decided | plan.to_dict()
+
+
+def digest_of(model: nn.Module) -> str:
+    """SHA-256 of all parameters, in float32."""
+    digest = sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def root_mean_square(model: nn.Module) -> float:
@@ -159,6 +180,7 @@ class _Training:
         self,
         accelerator: Accelerator,
         model: PreTrainedModel,
+        original: PreTrainedModel,
         teacher: PreTrainedModel,
         text: TrainingText,
         plan: TrainPlan,
@@ -166,6 +188,7 @@ class _Training:
     ) -> None:
         self.accelerator, self.text, self.plan, self.state = accelerator, text, plan, state
         device = accelerator.device
+        self.original: Any = original.to(device).eval()
         self.teacher: Any = teacher.to(device).eval()
         self.bare: Any = model.to(device).train()
         if plan.recompute:
@@ -191,7 +214,7 @@ class _Training:
     def to_end(self, progress: Progress) -> Trained:
         """All steps that are left."""
         plan, stopped = self.plan, None
-        reference = self.measure(self.teacher)
+        reference = self.measure(self.original)
         if not self.history.held_out:
             self.keep()
         started = time.perf_counter()

@@ -136,12 +136,13 @@ class GridProtocol(_Strict):
 class GridTraining(_Strict):
     """How the runs of `method: qat` are trained: a run for each number of steps.
 
-    text: a file or a folder, as `kbit qat` reads it. start: the method whose scales training starts from. The others are those of
-    TrainPlan.
+    text: a file or a folder, as `kbit qat` reads it. teacher: the model that all learn from, by default each from itself. start:
+    the method whose scales training starts from. The others are those of TrainPlan.
     """
 
     text: Annotated[str, Field(min_length=1)]
     steps: Annotated[list[int], BeforeValidator(_whole_numbers), Field(min_length=1)]
+    teacher: Annotated[str, Field(min_length=1)] | None = None
     start: Annotated[str, AfterValidator(_start)] = METHOD
     batch: int | None = None
     window: int | None = None
@@ -165,7 +166,7 @@ class GridTraining(_Strict):
 
     def plans(self) -> list[TrainPlan]:
         """The plan of each number of steps."""
-        given = self.model_dump(exclude={"text", "steps", "start"}, exclude_none=True)
+        given = self.model_dump(exclude={"text", "steps", "teacher", "start"}, exclude_none=True)
         return [TrainPlan(steps=steps, **given) for steps in self.steps]
 
 

@@ -41,7 +41,8 @@ class RunSpec:
     source: where the model lies. texts: the files of the text; calibration: those that a model of integers is calibrated on.
     about: names and sizes, which the store keeps for its table.
     training: of the method qat, canonical JSON with the hash of the text; empty for others. training_text: the file or folder of
-    that text. state: the folder where trainings keep their state until they are done.
+    that text; teacher: where the model lies that it learns from, if that is another. state: the folder where trainings keep their
+    state until they are done.
     """
 
     fingerprint: str
@@ -54,6 +55,7 @@ class RunSpec:
     calibration: tuple[str, ...] = field(default=(), compare=False)
     training: str = ""
     training_text: str = field(default="", compare=False)
+    teacher: str = field(default="", compare=False)
     state: str = field(default="", compare=False)
 
     @property

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from kbit.checkpoints import open_checkpoint
 from kbit.errors import ModelError, StoreError
 from kbit.evaluation.forward import tokenizer_of
 from kbit.models import Site
 from kbit.packed import PackedTensor
 from kbit.qat import QAT, TrainPlan, prepare_qat, read_training_text, train_qat
-from kbit.qat.checkpoint import with_window
+from kbit.qat.checkpoint import load_teacher, with_window
 from kbit.qat.prepare import Prepared, converted_weights
 from kbit.study.grid import Product
+from kbit.study.sources import find_models
 
 if TYPE_CHECKING:
     from kbit.study.specs import RunSpec
@@ -32,10 +34,14 @@ THOUSANDS = ("", "k", "M", "G", "T")
 
 @dataclass(frozen=True)
 class Training:
-    """The text of a grid's trainings: a file or a folder, and the hash of what is in it."""
+    """The text of a grid's trainings: a file or a folder, and the hash of what is in it; and the teacher's place and fingerprint,
+    where that is not the model itself.
+    """
 
     text: str
     sha256: str
+    teacher: str = ""
+    teacher_fingerprint: str = ""
 
     @classmethod
     def of(cls, product: Product, grid: Path) -> Training:
@@ -44,17 +50,30 @@ class Training:
         path = (grid.parent / product.training.text).absolute()
         if not path.exists():
             raise StoreError(f"grid {grid}: training: there is no {path}. Check the path; it starts in the grid's folder.")
-        return cls(str(path), sha256_of(path))
+        digest = sha256_of(path)
+        if product.training.teacher is None:
+            return cls(str(path), digest)
+        teachers = find_models([product.training.teacher], grid)
+        if len(teachers) != 1:
+            raise StoreError(
+                f"grid {grid}: training: the teacher '{product.training.teacher}' is {len(teachers)} models. Name one."
+            )
+        return cls(str(path), digest, teachers[0], open_checkpoint(teachers[0]).fingerprint())
 
     def applied(self, spec: RunSpec, plan: TrainPlan, model: PreTrainedModel) -> RunSpec:
-        """The run `spec`, trained as `plan` says; its method is named after the tokens: qat-839k."""
+        """The run `spec`, trained as `plan` says; its method is named after the tokens, and a teacher: qat-839k-prose-5.1m."""
         plan = with_window(plan, model)
         assert plan.window is not None
         tokens = plan.steps * plan.batch * plan.window
         settings = {name: value for name, value in plan.to_dict().items() if value is not None}
-        training = json.dumps({"plan": settings, "text_sha256": self.sha256}, sort_keys=True, separators=(",", ":"))
-        about = spec.about | {"method": f"{QAT}-{short(tokens)}", "qat_tokens": tokens}
-        return replace(spec, about=about, training=training, training_text=self.text)
+        decided = {"plan": settings, "text_sha256": self.sha256}
+        method = f"{QAT}-{short(tokens)}"
+        if self.teacher:
+            decided["teacher"] = self.teacher_fingerprint
+            method += f"-{Path(self.teacher).name}"
+        training = json.dumps(decided, sort_keys=True, separators=(",", ":"))
+        about = spec.about | {"method": method, "qat_tokens": tokens}
+        return replace(spec, about=about, training=training, training_text=self.text, teacher=self.teacher)
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,8 @@ def train(original: PreTrainedModel, spec: RunSpec) -> TrainedWeights:
         raise StoreError(f"{path}: the training text changed while the study ran. Start it again.")
     text = read_training_text(path, tokenizer_of(original), **plan.reading)
     model = prepare_qat(original, spec.parsed_recipe)
-    found = train_qat(model, original, text, plan, state=state_of(spec), device="cpu")
+    teacher = load_teacher(spec.teacher, original, plan) if spec.teacher else None
+    found = train_qat(model, original, text, plan, teacher=teacher, state=state_of(spec), device="cpu")
     if found.stopped is not None:
         raise ModelError(found.stopped)
     return weights_of(found.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -50,6 +51,24 @@ def test_the_checkpoint_gives_the_logits_of_the_trained_model(name, written, tex
         )
     assert found.bits == total_bits(kbit.load(written(name)), Recipe("int3-b16", method=METHOD))
     assert found.bits.total_bytes == size_on_disk(tmp_path / "out")
+
+
+def test_another_model_may_teach(written, text_file, tmp_path):
+    """llama-tied has the tokenizer of llama; a copy with another word in it has not."""
+    taught = qat_checkpoint(
+        written("llama"), "int2-b16", tmp_path / "out", text=text_file, plan=PLAN, teacher=written("llama-tied")
+    )
+    assert taught.to_json()["teacher"] == str(written("llama-tied"))
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["qat"]["teacher"] == written("llama-tied").name
+    alone = qat_checkpoint(written("llama"), "int2-b16", tmp_path / "alone", text=text_file, plan=PLAN)
+    assert (taught.loss_16_bits, taught.loss_before) == (alone.loss_16_bits, alone.loss_before)
+    assert taught.loss != alone.loss
+    stranger = tmp_path / "stranger"
+    shutil.copytree(written("llama-tied"), stranger)
+    words = (stranger / "tokenizer.json").read_text()
+    (stranger / "tokenizer.json").write_text(words.replace('"e"', '"eeee"'))
+    with pytest.raises(ModelError, match="the teacher has another tokenizer than the model"):
+        qat_checkpoint(written("llama"), "int2-b16", tmp_path / "other", text=text_file, plan=PLAN, teacher=stranger)
 
 
 def test_training_json_says_what_was_done(written, text_file, tmp_path):

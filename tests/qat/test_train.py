@@ -43,10 +43,10 @@ def written_llama(tmp_path_factory):
     return tiny("llama-tied", tmp_path_factory.mktemp("llama"))
 
 
-def train(teacher, text_file, state, plan=PLAN, fmt="int2-b16", **how):
+def train(original, text_file, state, plan=PLAN, fmt="int2-b16", **how):
     length = {"window": plan.window, "batch": plan.batch, "steps": plan.steps, "held_out": plan.held_out}
-    text = read_training_text(text_file, teacher.kbit_tokenizer, seed=plan.seed, **length)
-    return train_qat(prepare_qat(teacher, fmt), teacher, text, plan, state=state, **how)
+    text = read_training_text(text_file, original.kbit_tokenizer, seed=plan.seed, **length)
+    return train_qat(prepare_qat(original, fmt), original, text, plan, state=state, **how)
 
 
 def test_the_student_comes_nearer_to_its_teacher(teacher, text_file, tmp_path):
@@ -58,6 +58,37 @@ def test_the_student_comes_nearer_to_its_teacher(teacher, text_file, tmp_path):
     assert heard[-1][:2] == (60, 60)
     assert heard[-1][2].startswith("loss ")
     assert "tokens per second" in heard[-1][2]
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """Another model of the same tokenizer."""
+    from tests.tiny_models import tiny
+
+    return kbit.load(tiny("llama", tmp_path_factory.mktemp("larger")))
+
+
+def test_another_model_may_teach(teacher, larger, text_file, tmp_path):
+    """The loss is the divergence from it, the reference stays the model's own in 16 bits, and a state knows who taught."""
+    own = train(teacher, text_file, tmp_path / "own")
+    found = train(teacher, text_file, tmp_path / "taught", teacher=larger)
+    assert found.held_out_reference == own.held_out_reference
+    student, windows = prepare_qat(teacher, "int2-b16"), read_training_text(text_file, teacher.kbit_tokenizer, **PLAN.reading)
+    ids = windows.of_step(0, PLAN.batch)[:, :-1]
+    with torch.no_grad():
+        theirs, mine = (model(input_ids=ids, use_cache=False).logits.double() for model in (larger, student))
+    wanted = (theirs.softmax(-1) * (theirs.log_softmax(-1) - mine.log_softmax(-1))).sum(-1).mean()
+    assert found.history.losses[0] == pytest.approx(float(wanted), rel=1e-5)
+    with pytest.raises(CheckpointError, match="was begun with teacher"):
+        train(teacher, text_file, tmp_path / "taught")
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(teacher, text_file, tmp_path):
+    from tests.tiny_models import tiny
+
+    other = kbit.load(tiny("llama", tmp_path / "other", vocab_size=teacher.config.vocab_size + 8))
+    with pytest.raises(ModelError, match=rf"a vocabulary of {teacher.config.vocab_size + 8} tokens, the model one of"):
+        train(teacher, text_file, tmp_path / "state", teacher=other)
 
 
 def test_the_weights_are_those_of_the_best_step(teacher, text_file, tmp_path):

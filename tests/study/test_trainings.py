@@ -51,6 +51,22 @@ def test_a_run_for_each_number_of_steps_and_one_hash_each(grid):
     assert specs[2].decided["training"]["plan"]["steps"] == 2
 
 
+def test_a_teacher_is_part_of_the_run_and_of_its_name(grid, store, folder, write_grid):
+    names = sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file())
+    assert names[:2] == ["one", "two"]
+    alone, taught = (expand(read_grid(grid(TRAINING.replace("}", more)))) for more in ("}", ", teacher: two}"))
+    assert [spec.about["method"] for spec in taught[2:]] == ["qat-96-two", "qat-192-two"]
+    assert not {spec.hash for spec in alone[2:]} & {spec.hash for spec in taught[2:]}
+    assert {spec.hash for spec in alone[:2]} == {spec.hash for spec in taught[:2]}
+    assert run_study(grid(TRAINING.replace("}", ", teacher: two}")), store, executor="serial").failures == []
+    assert run_study(grid(), store, executor="serial").failures == []
+    table = read_table(store)
+    losses = dict(zip(table["method"].tolist(), table["loss"].tolist(), strict=True))
+    assert losses["qat-192-two"] != losses["qat-192"]
+    with pytest.raises(StoreError, match=r"the teacher '\*' is . models. Name one"):
+        expand(read_grid(grid(TRAINING.replace("}", ", teacher: '*'}"))))
+
+
 def test_the_text_decides_and_its_place_does_not(grid, tmp_path):
     before = expand(read_grid(grid()))[2]
     (tmp_path / "words.txt").rename(tmp_path / "others.txt")
