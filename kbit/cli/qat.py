@@ -108,13 +108,10 @@ def qat(
     from kbit.evaluation import read_text
     from kbit.qat import METHOD, TrainPlan, qat_checkpoint, qat_fixed_point
 
-    settings = integers_of(activations, ranges, smooth, rotate)
-    more, allowed = bool(settings) or calibration is not None, fixed_point or recipe is not None
-    format = format_of(format, weights, fixed_point=allowed, more=more, options=OPTIONS)
-    given = {"weights": format, "method": method, "embeddings": embeddings, "lm_head": lm_head}
+    given = {"weights": format_of(format, weights), "method": method, "embeddings": embeddings, "lm_head": lm_head}
     wanted = recipe_of(recipe, keep, example="int2-b64", usual_method=METHOD, **given)
-    if fixed_point:
-        wanted = with_integers(wanted, settings)
+    settings, more = integers_of(activations, ranges, smooth, rotate), weights is not None or calibration is not None
+    wanted = with_integers(wanted, settings, fixed_point=fixed_point, more=more, options=OPTIONS)
     plan = TrainPlan(
         steps=steps,
         batch=batch,

@@ -62,13 +62,10 @@ def quantize(
     from kbit.cli.show import show
     from kbit.recipes import quantize_checkpoint, quantize_fixed_point
 
-    settings = integers_of(activations, ranges, smooth, rotate)
-    more, allowed = bool(settings) or text is not None, fixed_point or recipe is not None
-    format = format_of(format, weights, fixed_point=allowed, more=more, options=OPTIONS)
-    given = {"weights": format, "method": method, "embeddings": embeddings, "lm_head": lm_head}
+    given = {"weights": format_of(format, weights), "method": method, "embeddings": embeddings, "lm_head": lm_head}
     wanted = recipe_of(recipe, keep, example="nf4-b64", **given)
-    if fixed_point:
-        wanted = with_integers(wanted, settings)
+    settings, more = integers_of(activations, ranges, smooth, rotate), weights is not None or text is not None
+    wanted = with_integers(wanted, settings, fixed_point=fixed_point, more=more, options=OPTIONS)
     how: dict[str, Any] = {"seed": seed, "trust_remote_code": trust_remote_code}
     with bar("quantizing") as advance:
         if wanted.integers is None:

@@ -64,17 +64,11 @@ def integers_of(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def format_of(format: str | None, weights: int | None, *, fixed_point: bool, more: bool, options: str) -> str | None:
-    """The format that --format or --weights names.
-
-    fixed_point: whether options of integers are allowed; more: whether one of them beside --weights is given; options: their
-    names. Raises FormatError where one is given without --fixed-point, or two formats are.
-    """
+def format_of(format: str | None, weights: int | None) -> str | None:
+    """The format that --format or --weights names. Raises FormatError where both do."""
     from kbit.errors import FormatError
     from kbit.recipes import integer_format
 
-    if not fixed_point and (weights is not None or more):
-        raise FormatError(f"{options} go with --fixed-point. Write it too.")
     if weights is None:
         return format
     if format is not None:
@@ -82,8 +76,20 @@ def format_of(format: str | None, weights: int | None, *, fixed_point: bool, mor
     return str(integer_format(weights))
 
 
-def with_integers(recipe: Recipe, settings: dict[str, int | str | float]) -> Recipe:
-    """The recipe of a model of integers, with these settings before its own."""
+def with_integers(
+    recipe: Recipe, settings: dict[str, int | str | float], *, fixed_point: bool, more: bool, options: str
+) -> Recipe:
+    """The recipe, where it or --fixed-point says a model of integers: with these settings before its own.
+
+    more: whether an option of integers beside the settings is given; options: the names of all. Raises FormatError where one is
+    given for a model of floats.
+    """
+    from kbit.errors import FormatError
+
+    if not fixed_point and recipe.integers is None:
+        if settings or more:
+            raise FormatError(f"{options} go with --fixed-point. Write it too.")
+        return recipe
     before = recipe.integers.to_dict() if recipe.integers else {}
     return recipe.with_(fixed_point=before | settings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kbit.checkpoints.writer import check_free
 from kbit.errors import FormatError, ModelError
 from kbit.evaluation.forward import tokenizer_of
 from kbit.models import load
+from kbit.models.integer_blueprint import blueprint_of
 from kbit.qat.checkpoint import load_teacher, result_of, with_window
 from kbit.qat.integer_student import integer_student
 from kbit.qat.plan import TrainPlan
@@ -76,14 +77,13 @@ def qat_fixed_point(
     check_free(out)
     checkpoint = open_original(source, trust_remote_code=trust_remote_code, do="Train")
     original = load(source, packed=False, trust_remote_code=trust_remote_code)
-    plan = with_window(plan, original)
+    plan = within_reach(with_window(plan, original), blueprint_of(original).positions, given=plan.window is not None)
     taught = None if teacher is None else load_teacher(teacher, original, plan, trust_remote_code=trust_remote_code)
     words = read_training_text(text, tokenizer_of(original), **plan.reading)
-    calibration = calibration or some_of(text, recipe.integers.tokens * CHARACTERS_PER_TOKEN, plan.seed)
+    if calibration is None:
+        calibration = some_of(text, recipe.integers.tokens * CHARACTERS_PER_TOKEN, plan.seed)
     recipe = recipe.with_(fixed_point=recipe.integers.bind(calibration))
     made = convert(original, recipe, calibration, seed=plan.seed)
-    if plan.window is not None and plan.window > made.program.positions:
-        raise ModelError(f"the window is {plan.window} tokens, and the integers reach {made.program.positions}. Take that.")
     student, fallbacks = integer_student(made, recipe, seed=plan.seed)
     how: dict[str, Any] = {"teacher": taught, "state": state, "progress": progress, "device": "cpu"}
     trained = train_qat(student, original, words, plan, **how)  # type: ignore[arg-type]
@@ -108,6 +108,14 @@ def check(recipe: Recipe, plan: TrainPlan, device: str | None) -> None:
         raise FormatError("models of integers are trained without --recompute. Leave it out, or take a smaller --micro-batch.")
     if device not in (None, "cpu"):
         raise FormatError(f"models of integers are trained on the CPU, not on '{device}'. Leave --device out.")
+
+
+def within_reach(plan: TrainPlan, positions: int, *, given: bool) -> TrainPlan:
+    """The plan with a window of at most so many positions; ModelError where a longer one was given."""
+    assert plan.window is not None
+    if given and plan.window > positions:
+        raise ModelError(f"the window is {plan.window} tokens, and the integers reach {positions}. Take no more.")
+    return replace(plan, window=min(plan.window, positions))
 
 
 def some_of(path: str | Path, characters: int, seed: int) -> str:

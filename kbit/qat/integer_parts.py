@@ -16,7 +16,7 @@ from kbit.fixedpoint.norms import NormWeight
 from kbit.fixedpoint.rounding import largest
 from kbit.formats import Encoded, Format
 from kbit.formats.scales import SECOND_LEVEL_STEPS, split_scale
-from kbit.models.integer_blueprint import Linear, Norm
+from kbit.models.integer_blueprint import Norm
 from kbit.packed import PackedTensor
 from kbit.packed.packed_tensor import pack
 from kbit.qat.weights import WeightQuantizer
@@ -145,14 +145,4 @@ def safe_format(fmt: Format, n_in: int, k_x: int) -> Format:
     steps = SECOND_LEVEL_STEPS if fmt.scales == "i8" else 1
     if largest(fmt.k) * steps * largest(k_x) * n_in < MOST_SUM:
         return fmt
-    return row_format(fmt.k)
-
-
-def row_format(k: int) -> Format:
-    """Codes of k bits under one float16 a row."""
-    return Format.parse(f"int{k}-row")
-
-
-def matrix_of(linear: Linear, start: Encoded) -> Matrix:
-    """A matrix of the blueprint."""
-    return Matrix(linear.name, linear.weight, start)
+    return Format.parse(f"int{fmt.k}-row")

@@ -15,7 +15,7 @@ from kbit.models.integer_blueprint import Blueprint, Linear
 from kbit.models.integer_lower import Bits, Origin
 from kbit.models.integer_program import Program, Step
 from kbit.qat import integer_steps as steps
-from kbit.qat.integer_parts import Matrix, NormPart, matrix_of, safe_format
+from kbit.qat.integer_parts import Matrix, NormPart, safe_format
 from kbit.qat.prepare import Prepared
 from kbit.recipes import Converted, Recipe
 from kbit.recipes.conversion import count_bits
@@ -150,5 +150,5 @@ class _Making:
     def matrix(self, linear: Linear) -> Matrix:
         """The one of this name; a tied output head is the embedding."""
         if linear.name not in self.matrices:
-            self.matrices[linear.name] = matrix_of(linear, self.start(linear))
+            self.matrices[linear.name] = Matrix(linear.name, linear.weight, self.start(linear))
         return self.matrices[linear.name]

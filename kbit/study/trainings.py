@@ -68,12 +68,14 @@ class Training:
         settings = {name: value for name, value in plan.to_dict().items() if value is not None}
         decided = {"plan": settings, "text_sha256": self.sha256}
         method = f"{QAT}-{short(tokens)}"
+        teacher = "" if self.teacher_fingerprint == spec.fingerprint else self.teacher  # every model teaches itself anyway
         if self.teacher:
-            decided["teacher"] = self.teacher_fingerprint
             method += f"-{Path(self.teacher).name}"
+        if teacher:
+            decided["teacher"] = self.teacher_fingerprint
         training = json.dumps(decided, sort_keys=True, separators=(",", ":"))
         about = spec.about | {"method": method, "qat_tokens": tokens}
-        return replace(spec, about=about, training=training, training_text=self.text, teacher=self.teacher)
+        return replace(spec, about=about, training=training, training_text=self.text, teacher=teacher)
 
 
 @dataclass(frozen=True)

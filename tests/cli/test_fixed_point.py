@@ -103,6 +103,18 @@ def test_what_does_not_go_together_is_refused(family, tmp_path, capsys, options,
     assert not (tmp_path / "out").exists()
 
 
+def test_options_go_before_a_recipe_of_integers_and_not_before_another(family, text, tmp_path, capsys):
+    recipe = tmp_path / "recipe.json"
+    how = ("--recipe", recipe, "--text", text, "--ranges", "min-max", "--out", tmp_path / "out", "--json")
+    recipe.write_text(json.dumps({"weights": "int4-b64-i8"}))
+    assert exit_code_of("quantize", family / "prose-94k", *how) == 2
+    assert "go with --fixed-point. Write it too." in " ".join(capsys.readouterr().err.split())
+    recipe.write_text(json.dumps({"weights": "int4-b64-i8", "fixed_point": {"activations": 6, "smooth": 0.0}}))
+    assert exit_code_of("quantize", family / "prose-94k", *how) == 0
+    settings = json.loads(capsys.readouterr().out)["recipe"]["fixed_point"]
+    assert (settings["activations"], settings["ranges"], settings["smooth"]) == (6, "min-max", 0.0)
+
+
 def test_a_model_of_floats_is_not_watched(family, text, capsys):
     for command in (["eval", "--text", text], ["generate", "--prompt", "The"]):
         name, *options = command

@@ -99,6 +99,12 @@ def test_json_is_one_object_and_every_option_is_heard(llama, text, tmp_path, cap
         (("--format", "bf16", "--embeddings", "bf16", "--lm-head", "bf16"), "so there is nothing to train"),
         (("--format", "int2-b16", "--batch", "1000"), "Give a longer text, or a smaller batch or window"),
         (("--format", "int2-b16", "--precision", "f8"), "precision 'f8' is not known"),
+        (("--format", "int2-b16", "--activations", 8), "and --calibration go with --fixed-point. Write it too."),
+        (("--weights", 2), "and --calibration go with --fixed-point. Write it too."),
+        (("--fixed-point", "--activations", 8), "no format is given. Write --format int2-b64"),
+        (("--fixed-point", "--weights", 2, "--format", "int2-row"), "--weights 2 and --format int2-row are two formats"),
+        (("--fixed-point", "--weights", 2, "--recompute"), "models of integers are trained without --recompute"),
+        (("--fixed-point", "--weights", 2, "--device", "cuda"), "trained on the CPU, not on 'cuda'. Leave --device out."),
     ],
 )
 def test_what_cannot_be_done_ends_with_one_line(llama, text, tmp_path, capsys, options, message):
@@ -107,6 +113,22 @@ def test_what_cannot_be_done_ends_with_one_line(llama, text, tmp_path, capsys, o
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_integers_train_and_the_table_says_so(llama, text, tmp_path, capsys):
+    """A recipe may say what --fixed-point says, and options go before it."""
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"weights": "int2-b64-i8", "fixed_point": {"activations": 8, "smooth": 0.0}}))
+    how = ("--text", text, "--steps", 2, *SMALL)
+    more = ("--activations", 4, "--ranges", "mse")
+    assert exit_code_of("qat", llama, "--recipe", recipe, *more, *how, "--out", tmp_path / "a", "--json") == 0
+    settings = json.loads(capsys.readouterr().out)["recipe"]["fixed_point"]
+    assert (settings["activations"], settings["ranges"], settings["smooth"]) == (4, "mse", 0.0)
+    options = ("--fixed-point", "--weights", 2, "--smooth", 0, "--calibration", text)
+    assert exit_code_of("qat", llama, *options, *how, "--out", tmp_path / "b") == 0
+    said = capsys.readouterr().out
+    for words in ("integers alone", "activations of 8 bits, ranges: token", "quantized", "trained", "won back", "held-out text"):
+        assert words in said
 
 
 def test_a_training_that_stops_says_so_and_ends_with_2(llama, text, tmp_path, capsys, monkeypatch):

@@ -90,18 +90,18 @@ def test_nothing_passes_where_16_bits_end():
     assert x.grad.tolist() == [2] * 5
 
 
-@pytest.mark.parametrize("width", [0, 4])
-def test_a_static_range_passes_nothing_from_beyond(width):
-    """The range ends at a 2^e units: 1000, or for transforms of 4, which are halved twice and once more, 1000 * 2^3 / sqrt(4)."""
+@pytest.mark.parametrize(("width", "dtype"), [(0, torch.int32), (4, torch.int32), (4, torch.int16)])
+def test_a_static_range_passes_nothing_from_beyond(width, dtype):
+    """The range ends at a 2^e units: 1000, or 1000 / sqrt(4) for transforms of 4, which of 32 bits are halved three times."""
     step = Step("quantize", (0,), (1,), numbers=(8, 1000, 0, width))
     taught = Quantized(step, [], {0: 0.5})
-    integers = torch.tensor([[0, 900, -1100, 1001, 5, 0, 0, 0, 9000, 0, 0, 0]], dtype=torch.int32)
+    integers = torch.tensor([[0, 900, -1100, 1001, 5, 0, 0, 0, 9000, 0, 0, 0]], dtype=dtype)
     x = (integers.float() * 0.5).requires_grad_()
     state = Pass(integers, {}, {0: integers}, {0: x})
     taught(state)
     turn = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2 if width else torch.eye(4)
     turned = (x.detach().view(-1, 4) @ turn.T).flatten()
-    end = 1000 * 0.5 * (2**3 / 2 if width else 1)
+    end = 1000 * 0.5 * ((8 if dtype == torch.int32 else 1) / 2 if width else 1)
     assert torch.equal(
         torch.autograd.functional.jacobian(lambda y: run(taught, integers, y), x)[0, :, 0].abs().sum(1) > 0, turned.abs() <= end
     )

@@ -13,7 +13,7 @@ from kbit.models.integer_float import run
 from kbit.models.integer_model import native
 from kbit.models.integer_run import Interpreter
 from kbit.qat import integer_student, prepare_qat
-from kbit.recipes import FixedPoint, fixed_point_recipe
+from kbit.recipes import FixedPoint, convert, fixed_point_recipe
 from tests.models.integer_models import KINDS, TEXT, converted, doubled, ids_of, tiny_of
 from tests.tiny_models import tiny_tokenizer
 
@@ -160,17 +160,13 @@ def test_no_block_is_lost_and_no_scale_outgrows_its_multiplier():
 
 def test_blocks_whose_sums_could_grow_too_large_have_one_scale_a_row():
     """8-bit codes times 8-bit scales of blocks times 8-bit activations: 522 columns reach 2^31 - 1."""
-    kind = "llama-wide"
-    KINDS_WIDE = tiny_of("llama", intermediate_size=576)
-    from kbit.recipes import convert
-
     recipe = fixed_point_recipe(8, FixedPoint(8, smooth=0.0))
-    made = convert(KINDS_WIDE, recipe, TEXT, tokenizer=tiny_tokenizer())
+    made = convert(tiny_of("llama", intermediate_size=576), recipe, TEXT, tokenizer=tiny_tokenizer())
     student, fallbacks = integer_student(made, recipe)
     formats = {name: str(matrix.fmt) for name, matrix in student.matrices().items()}
     assert {name for name, fmt in formats.items() if fmt == "int8-row" and "layers" in name} == {
         f"model.layers.{layer}.mlp.down_proj" for layer in (0, 1)
-    }, kind
+    }
     assert len(fallbacks) == 2
     assert "model.layers.0.mlp.down_proj in int8-row" in fallbacks[0]
     program, ids = student.program(), ids_of()

@@ -58,6 +58,9 @@ def test_a_teacher_is_part_of_the_run_and_of_its_name(grid, store, folder, write
     assert [spec.about["method"] for spec in taught[2:]] == ["qat-96-two", "qat-192-two"]
     assert not {spec.hash for spec in alone[2:]} & {spec.hash for spec in taught[2:]}
     assert {spec.hash for spec in alone[:2]} == {spec.hash for spec in taught[:2]}
+    itself = expand(read_grid(grid(TRAINING.replace("}", ", teacher: one}"))))
+    assert [spec.hash for spec in itself] == [spec.hash for spec in alone]
+    assert itself[2].about["method"] == "qat-96-one"
     assert run_study(grid(TRAINING.replace("}", ", teacher: two}")), store, executor="serial").failures == []
     assert run_study(grid(), store, executor="serial").failures == []
     table = read_table(store)
