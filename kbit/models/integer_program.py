@@ -104,9 +104,12 @@ class Program:
         return len(self.buffers) - 1
 
     def tensor(self, values: Tensor | None) -> int:
-        """The number of these integers; -1 for none."""
+        """The number of these integers; -1 for none. A tensor that is there already (a table that steps share) keeps its own."""
         if values is None:
             return -1
+        for number, known in enumerate(self.tensors):
+            if known is values:
+                return number
         self.tensors.append(values.contiguous())
         return len(self.tensors) - 1
 
