@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rotate", nargs="*", default=["inputs"], help="none, down, inputs, all.")
     parser.add_argument("--tokens", type=int, default=8192, help="Of the calibration text.")
     parser.add_argument("--where", type=int, nargs="*", default=[], help="Bits of activations to tell the layers' losses at.")
+    parser.add_argument("--where-weights", type=int, default=4, help="Bits of the weights there.")
     parser.add_argument("--whole-layers", action="store_true", help="Tell no layer's places apart: a deep model has many.")
     parser.add_argument("--json", type=Path, help="Add a line of JSON for each row to this file.")
     options = parser.parse_args()
@@ -160,15 +161,16 @@ def measured(model: Any, made: Converted, windows: Windows, base: list[Tensor]) 
 
 
 def where(model: Any, windows: Windows, k: int, options: argparse.Namespace) -> None:
-    """For each layer and place: how much perplexity rises where what it multiplies has k bits, and all else is floats."""
+    """For each layer and place: how much perplexity rises where what it multiplies has k bits (the head 8), all else floats."""
     text = read_text(options.calibration)
     for rotate in options.rotate:
         how = FixedPoint(k, "token", strength(options.smooth[0]), rotate, options.tokens)
-        made = convert(model, fixed_point_recipe(4, how), text)
+        made = convert(model, fixed_point_recipe(options.where_weights, how), text)
         blueprint = made.in_floats()
         exact = [run(blueprint, ids) for ids in windows.ids.split(1)]
-        print(f"\nPercent of perplexity, weights of 4 bits in floats, activations of {k} bits at one place; rotate {rotate}\n")
-        print("| layer | q, k, v | o | gate, up | down | all four |\n| --- | --- | --- | --- | --- | --- |")
+        weights = f"weights of {options.where_weights} bits in floats"
+        print(f"\nPercent of perplexity, {weights}, activations of {k} bits at one place; rotate {rotate}\n")
+        print("| layer | q, k, v | o | gate, up | down | all four | head |\n| --- | --- | --- | --- | --- | --- | --- |")
         layers = [str(index) for index in range(len(blueprint.layers))]
         for name, some in (*((layer, [layer]) for layer in layers), ("all", layers)):
             cells = []
@@ -180,6 +182,7 @@ def where(model: Any, windows: Windows, k: int, options: argparse.Namespace) -> 
                 about = {"model": options.model, "bits": k, "rotate": rotate, "layer": name, "places": list(places)}
                 keep(options, {**about, "rise": rise.value - 1, "stderr": rise.stderr})
                 cells.append(percent(rise))
+            cells.append(percent(rise_at(blueprint, windows, exact, 8, [""], ["head"])) if name == "all" else "")
             print("| " + " | ".join([name, *cells]) + " |", flush=True)
 
 
