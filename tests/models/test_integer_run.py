@@ -5,7 +5,7 @@ import torch
 
 from kbit.errors import FixedPointError, ModelError
 from kbit.fixedpoint import IntegerOnly
-from kbit.models.integer_float import run
+from kbit.models.integer_float import hadamard, run
 from kbit.models.integer_model import native
 from kbit.models.integer_run import Interpreter
 from kbit.recipes.rotation import ROTATIONS
@@ -41,6 +41,28 @@ def test_a_text_in_pieces_gives_the_same_bytes(kind):
     for cuts in ([7, 1, 32], [1] * 40):
         pieces = Interpreter(made.program)
         assert torch.equal(torch.cat([pieces(part) for part in ids.split(cuts, 1)], 1), whole)
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "gpt2"])
+def test_what_is_embedded_of_a_tied_head_is_turned_back(kind):
+    """The rows are stored under the transform; each of its sums has `width` roundings in it, in units of 2^-shift, and as many
+    multipliers of 15 bits.
+    """
+    made, reader, ids = converted(kind), Interpreter(converted(kind).program), ids_of()
+    embed, turn = made.program.steps[:2]
+    assert (embed.op, turn.op) == ("embed", "hadamard")
+    width, shift = turn.numbers
+    buffers = {}
+    for step in reader._steps[:2]:
+        step(reader, ids, buffers)
+    rows = made.in_floats().embedding.weight.double()[ids]
+    back = rows.unflatten(-1, (-1, width)) @ hadamard(torch.eye(width, dtype=torch.float64), width) * width**-0.5
+    (unit,) = made.origins[1].units
+    found = buffers[embed.to[0]].double().unflatten(-1, (-1, width)) * unit
+    sizes = rows.abs().unflatten(-1, (-1, width)).sum(-1, keepdim=True)
+    bound = (width / 2 * 2.0**-shift + 0.5) * unit + 2.0**-15 * width**-0.5 * sizes
+    assert bool(((found - back).abs() <= bound).all())
+    assert float((found.flatten(-2) - rows).abs().max()) > 0.1  # turned it is another
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
