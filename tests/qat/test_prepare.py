@@ -176,3 +176,54 @@ def test_the_digits_classifier_learns_at_k_bits(k):
     small = convert(prepared)
     assert float((small(x[1400:]).argmax(-1) == y[1400:]).float().mean()) == pytest.approx(trained, abs=3e-3)
     assert trained > floats - 0.04
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """8x8 images of 0 to 1, and what they show."""
+    found = pytest.importorskip("sklearn.datasets").load_digits()
+    return torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, torch.tensor(found.target)
+
+
+def fit_digits(model, digits, rate, epochs):
+    """Train on the first 1200; the share of the others that it knows."""
+    x, y = digits
+    optimizer, order = torch.optim.Adam(model.parameters(), lr=rate), torch.Generator().manual_seed(0)
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(1200, generator=order).chunk(10):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return share_known(model.eval(), digits)
+
+
+@torch.no_grad()
+def share_known(model, digits):
+    x, y = digits[0][1200:], digits[1][1200:]
+    return float((model(x).argmax(-1) == y).double().mean())
+
+
+@pytest.fixture(scope="module")
+def classifier(digits):
+    """The network of examples/digits_integer.py, and how much it knows."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(24, 48, 3, padding=1), nn.BatchNorm2d(48), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(192, 10),
+    )  # fmt: skip
+    return model, fit_digits(model, digits, 5e-3, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "less"), [(8, 0.02), (7, 0.02), (6, 0.02), (5, 0.02), (4, 0.02), (3, 0.05), (2, 0.15)])
+def test_the_convolutional_classifier_learns_at_k_bits(digits, classifier, k, less):
+    """Weights and inputs of k bits: convolutions, BatchNorm, pooling, a linear layer. Stored, it says the same."""
+    model, in_floats = classifier
+    prepared = prepare_qat(model, f"int{k}-b64", activations=f"int{k}-tensor-asym")
+    trained = fit_digits(prepared, digits, 5e-3, 12)
+    assert trained > in_floats - less
+    x, small = digits[0][1200:], convert(prepared).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), prepared(x), rtol=1e-4, atol=1e-4)
