@@ -191,3 +191,18 @@ def test_killed_in_the_middle_the_command_ends_with_the_same_model(family, tmp_p
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(written, text_file, tmp_path):
+    """Each has half of the windows; the losses are those of one process, to float rounding of the gradients."""
+    how = ("--fixed-point", "--weights", "3", "--steps", "4", "--batch", "4", "--window", "24", "--held-out", "2", "--json")
+    command = ["-m", "kbit", "qat", str(written("llama-tied")), *how, "--text", str(text_file), "--out"]
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    found = []
+    for start in ([*launcher, *command, str(tmp_path / "two")], [*command, str(tmp_path / "one")]):
+        run = subprocess.run([sys.executable, *start], env=environment, capture_output=True, text=True, timeout=600)
+        assert run.returncode == 0, run.stderr[-3000:]
+        found.append(json.loads(run.stdout[run.stdout.index("{") :])["held_out"])
+    torch.testing.assert_close(torch.tensor(found[0]), torch.tensor(found[1]), rtol=1e-3, atol=0)
