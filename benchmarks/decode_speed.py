@@ -210,10 +210,7 @@ def smollm2() -> Path | None:
 def file_of(folder: Path, runner: str) -> Path:
     """The file or folder of a runner; transformers reads the same 16 bits into any float."""
     kind, name = runner.split(":")
-    return (
-        folder
-        / {"kbit": f"kbit-{name}", "integers": f"integers-{name}", "llama.cpp": f"{name}.gguf", "transformers": SOURCE}[kind]
-    )
+    return folder / {"llama.cpp": f"{name}.gguf", "transformers": SOURCE}.get(kind, f"{kind}-{name}")
 
 
 def opened(runner: str, folder: Path, threads: int, compute: str) -> Runner:

@@ -171,7 +171,7 @@ def _table(model: PreTrainedModel) -> Tensor:
     """The embedding of the tokens, (vocabulary, hidden)."""
     try:
         table = model.get_input_embeddings().weight
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # what transformers' own method raises where a model has none
         raise ModelError(f"{type(model).__name__}: it has no table of token embeddings, so kbit cannot quantize it.") from None
     assert isinstance(table, Tensor)
     return table

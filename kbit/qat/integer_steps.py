@@ -9,6 +9,7 @@ holds, nor through what lies beyond a static range. Results of 32 bits have so m
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +96,7 @@ class Product(Function):
         return g @ w, flat.T @ x.flatten(0, -2), flat.sum(0) if ctx.biased else None, None
 
 
-class Taught(nn.Module):
+class Taught(nn.Module, ABC):
     """One step of the program that a training began with: `step`, and what 1 of the integers of each buffer stands for."""
 
     def __init__(self, step: Step, tensors: list[Tensor], units: dict[int, float]) -> None:
@@ -104,9 +105,9 @@ class Taught(nn.Module):
         self.constants = [tensors[number] for number in step.tensor if number >= 0]
         self.units = dict(units)  # as they are before this step
 
+    @abstractmethod
     def forward(self, state: Pass) -> None:
         """Compute what the step computes."""
-        raise NotImplementedError
 
     def results(self) -> dict[int, float]:
         """What 1 of its results stands for, by buffer."""
