@@ -2,7 +2,8 @@
 
 Every form is a sum of a base, E + A n^-alpha (+ B d^-beta where models of several training lengths are there), and of what
 quantizing costs. n = N / N0 and d = D / D0 are relative to the middle of the measured sizes (geometric means), so that A is the
-nats above E of a model of size N0, and C is what 4 bits cost such a model.
+nats above E of a model of size N0, and C is what 4 bits cost such a model. Models trained under their quantizers begin R below
+the base: that training is also more training, and helps a model that saw little text at any number of bits.
 """
 
 from __future__ import annotations
@@ -85,29 +86,36 @@ def trained(p: Values, at: Points) -> np.ndarray | float:
     return factor * at.t ** -p["tau"] if "tau" in p else factor
 
 
+def tuned(p: Values, at: Points) -> np.ndarray:
+    """The base of a model that was trained under its quantizer, R t^rho below that of the model before, or the base itself."""
+    if "R" not in p:
+        return base(p, at)
+    return base(p, at) - at.quantized * p["R"] * (at.t ** p["rho"] if "rho" in p else 1.0)
+
+
 def additive(p: Values, at: Points) -> np.ndarray:
     """base + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4)): each bit less costs 2^lambda times as much."""
     bits = 2.0 ** (-p["lambda"][..., at.slope] * (at.k - REFERENCE_BITS))
-    return base(p, at) + at.quantized * p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
+    return tuned(p, at) + at.quantized * p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
 
 
 def saturating(p: Values, at: Points) -> np.ndarray:
     """base + S log(1 + x / S), x the cost of the additive form: as that while small against S, and slower beyond."""
     bits = 2.0 ** (-p["lambda"][..., at.slope] * (at.k - REFERENCE_BITS))
     x = p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
-    return base(p, at) + at.quantized * p["S"] * np.log(1 + x / p["S"])
+    return tuned(p, at) + at.quantized * p["S"] * np.log(1 + x / p["S"])
 
 
 def bit_power(p: Values, at: Points) -> np.ndarray:
     """base + C[kind] n^-gamma d^delta t^-tau (k / 4)^-lambda: a power of the bits instead of an exponential."""
     bits = (at.k / REFERENCE_BITS) ** -p["lambda"][..., at.slope]
-    return base(p, at) + at.quantized * p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
+    return tuned(p, at) + at.quantized * p["C"][..., at.kind] * at.n ** -p["gamma"] * trained(p, at) * bits
 
 
 def effective(p: Values, at: Points) -> np.ndarray:
     """base at n_eff = n (1 - exp(-k / width[kind])): fewer bits count as fewer parameters."""
     share = 1.0 - at.quantized * np.exp(-at.k / p["width"][..., at.kind])
-    return base(p, replace(at, n=at.n * share))
+    return tuned(p, replace(at, n=at.n * share))
 
 
 def offset(p: Values, at: Points) -> np.ndarray:
@@ -116,8 +124,8 @@ def offset(p: Values, at: Points) -> np.ndarray:
 
 
 def shrinking(p: Values, at: Points) -> np.ndarray:
-    """base + offset[format] n^-gamma d^delta: each format costs so many nats at N0, and all shrink alike with size."""
-    return base(p, at) + at.quantized * p["offset"][..., at.format] * at.n ** -p["gamma"] * trained(p, at)
+    """base + offset[format] n^-gamma d^delta t^-tau: each format costs so many nats at N0, and all shrink alike with size."""
+    return tuned(p, at) + at.quantized * p["offset"][..., at.format] * at.n ** -p["gamma"] * trained(p, at)
 
 
 def power(p: Values, at: Points) -> np.ndarray:
@@ -141,35 +149,39 @@ DATA = {  # added to a form where models of at least three training lengths are 
     "beta": Parameter("exponent of training tokens", 0.01, 3.0, lambda sketch: 0.3),
 }
 DELTA = {"delta": Parameter("exponent with which the cost of a format grows with training tokens", -2.0, 2.0, lambda sketch: 0.2)}
-TAU = {
+GAIN = {  # added where the runs were trained under their quantizers
+    "R": Parameter("nats that such training gains at any number of bits", -INFINITE, INFINITE, lambda sketch: 0.01),
+}
+TAU = {  # added where they were trained for several numbers of tokens
     "tau": Parameter(
         "exponent with which the cost of a format falls with tokens of its own training", -1.0, 3.0, lambda sketch: 0.2
-    )
+    ),
 }
+RHO = {"rho": Parameter("exponent with which R grows with tokens of that training", -1.0, 3.0, lambda sketch: 0.3)}
 
 FORMS: dict[str, Form] = {
     "additive": Form(
         additive,
-        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, **DATA, **DELTA, **TAU},
-        "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4))",
+        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, **DATA, **DELTA, **GAIN, **TAU, **RHO},
+        "E + A n^-alpha + B d^-beta - R t^rho + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4))",
         "Hoffmann et al. 2022, and the cost of post-training quantization of Kumar et al. 2024, their e^(-k/w) as 2^(-lambda k)",
     ),
     "saturating": Form(
         saturating,
-        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, "S": S, **DATA, **DELTA, **TAU},
-        "E + A n^-alpha + B d^-beta + S log(1 + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4)) / S)",
+        {**BASE, "C": C, "gamma": GAMMA, "lambda": LAMBDA, "S": S, **DATA, **DELTA, **GAIN, **TAU, **RHO},
+        "E + A n^-alpha + B d^-beta - R t^rho + S log(1 + C[kind] n^-gamma d^delta t^-tau 2^(-lambda (k - 4)) / S)",
         "the additive form, bent where models break: measured costs of 2 bits lie below the exponential through 3 to 6",
     ),
     "bit-power": Form(
         bit_power,
-        {**BASE, "C": C, "gamma": GAMMA, "lambda": POWER, **DATA, **DELTA, **TAU},
-        "E + A n^-alpha + B d^-beta + C[kind] n^-gamma d^delta t^-tau (k / 4)^-lambda",
+        {**BASE, "C": C, "gamma": GAMMA, "lambda": POWER, **DATA, **DELTA, **GAIN, **TAU, **RHO},
+        "E + A n^-alpha + B d^-beta - R t^rho + C[kind] n^-gamma d^delta t^-tau (k / 4)^-lambda",
         "the cost of Ouyang et al. 2024 (Low-Bit Quantization Favors Undertrained LLMs)",
     ),
     "effective": Form(
         effective,
-        {**BASE, "width": WIDTH, **DATA},
-        "E + A (n (1 - exp(-k / width[kind])))^-alpha + B d^-beta",
+        {**BASE, "width": WIDTH, **DATA, **GAIN, **RHO},
+        "E + A (n (1 - exp(-k / width[kind])))^-alpha + B d^-beta - R t^rho",
         "effective parameters of Kumar et al. 2024 (Scaling Laws for Precision), there for training in low precision",
     ),
     "offset": Form(
@@ -181,8 +193,8 @@ FORMS: dict[str, Form] = {
     ),
     "shrinking": Form(
         shrinking,
-        {**BASE, "offset": OFFSET, "gamma": GAMMA, **DATA, **DELTA, **TAU},
-        "E + A n^-alpha + B d^-beta + offset[format] n^-gamma d^delta t^-tau",
+        {**BASE, "offset": OFFSET, "gamma": GAMMA, **DATA, **DELTA, **GAIN, **TAU, **RHO},
+        "E + A n^-alpha + B d^-beta - R t^rho + offset[format] n^-gamma d^delta t^-tau",
         "the offset form, with the size dependence of Kumar et al. 2024 and no assumption on k",
         needs_baseline=True,
     ),

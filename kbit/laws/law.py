@@ -45,6 +45,15 @@ class Trial(NamedTuple):
     parameters: int
 
 
+TERMS = {
+    " t^rho": "rho",
+    " - R": "R",
+    " t^-tau": "tau",
+    " d^delta": "delta",
+    " + B d^-beta": "B",
+}  # optional ones
+
+
 @dataclass(frozen=True)
 class Law:
     """loss = form(N, D, format) with the parameters `estimates`; `draws` (bootstrap, parameters) are its resamples.
@@ -71,9 +80,11 @@ class Law:
 
     @property
     def formula(self) -> str:
-        """What it says, without the terms of D and T where it has none."""
-        text = self.layout.law.formula if self.layout.has_training else self.layout.law.formula.replace(" t^-tau", "")
-        return text if self.layout.has_data else text.replace(" + B d^-beta", "").replace(" d^delta", "")
+        """What it says, without the terms of D and T that it lacks."""
+        text, parameters = self.layout.law.formula, self.layout.parameters
+        for term, parameter in TERMS.items():
+            text = text if parameter in parameters else text.replace(term, "")
+        return text
 
     def predict(self, N: Sizes, format: str | Sequence[str], *, D: float | None = None) -> Prediction:
         """Loss of models of N linear weights at a format (one for all, or one each), trained on D tokens (default: the longest).

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kbit.errors import LawError
-from kbit.laws.forms import DATA, DELTA, FORMS, REFERENCE_BITS, TAU, Form, Parameter, Points, Sketch
+from kbit.laws.forms import DATA, DELTA, FORMS, GAIN, REFERENCE_BITS, RHO, TAU, Form, Parameter, Points, Sketch
 from kbit.laws.runs import FLOATS, UNQUANTIZED_BITS, Runs, split_format
 
 MINIMUM_SIZES = 4  # E, A and alpha take three, and one is left out to check them
@@ -29,9 +29,11 @@ class Layout:
     N0: float
     D0: float
     has_data: bool
+    has_delta: bool = False  # quantized runs of several D
+    has_gain: bool = False  # trained under their quantizers, beside 16 bits
+    has_training: bool = False  # for several T
     T0: float = 1.0
     longest: float = 1.0  # T where none is named
-    has_training: bool = False
 
     @property
     def law(self) -> Form:
@@ -40,8 +42,9 @@ class Layout:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters of this law: without those of D where the runs have too few training lengths, or that of T."""
-        left_out = {*(() if self.has_data else (*DATA, *DELTA)), *(() if self.has_training else TAU)}
+        """The parameters of this law: without those of D and T that the runs cannot tell."""
+        optional = ((DATA, self.has_data), (DELTA, self.has_delta), (GAIN, self.has_gain), ({**TAU, **RHO}, self.has_training))
+        left_out = {name for names, here in optional if not here for name in names}
         return {name: parameter for name, parameter in self.law.parameters.items() if name not in left_out}
 
     def members(self, parameter: Parameter) -> tuple[str, ...]:
@@ -139,7 +142,7 @@ def lay_out(runs: Runs, form: str, minimum_sizes: int = MINIMUM_SIZES) -> tuple[
     has_data = bool(np.isfinite(runs.D).all()) and len(np.unique(runs.D)) >= MINIMUM_TOKENS
     runs = runs if has_data else runs.take(runs.longest_trained)
     lengths = np.unique(runs.T[runs.quantized & (runs.T > 0)])
-    has_training = len(lengths) > 1 and "tau" in FORMS[form].parameters
+    has_training = len(lengths) > 1 and bool({*TAU, *RHO} & {*FORMS[form].parameters})
     formats = tuple(dict.fromkeys(runs.format[runs.quantized]))
     kinds = tuple(dict.fromkeys(runs.kind[runs.quantized]))
     codebooks = dict.fromkeys(runs.codebook[runs.quantized])
@@ -153,9 +156,11 @@ def lay_out(runs: Runs, form: str, minimum_sizes: int = MINIMUM_SIZES) -> tuple[
         N0=float(np.exp(np.log(runs.sizes).mean())),
         D0=float(np.exp(np.log(np.unique(runs.D)).mean())) if has_data else 1.0,
         has_data=has_data,
+        has_delta=has_data and len(np.unique(runs.D[runs.quantized])) > 1,
+        has_gain=len(lengths) > 0 and not runs.quantized.all(),
+        has_training=has_training,
         T0=float(np.exp(np.log(lengths).mean())) if has_training else 1.0,
         longest=float(lengths.max()) if has_training else 1.0,
-        has_training=has_training,
     )
     check_runs(layout, runs, minimum_sizes)
     return layout, runs

@@ -164,3 +164,53 @@ def test_the_luck_of_a_training_is_shared_by_the_formats_of_a_model():
     assert np.std(of_model) == pytest.approx(0.5, rel=0.2)
     between = covariance(runs, noise)[np.ix_(runs.model == "prose-94k", runs.model == "prose-1.9m")]
     assert (between == 0).all()
+
+
+def trained_table(lengths, formats=("bf16", "int2-b64", "int3-b64", "int4-b64"), gain=0.02, rho=0.3, tau=0.2, **how):
+    """Runs of models that were trained under their quantizers for several T: gain t^rho below the base, costs that fall as
+    t^-tau, t = T / 10^6.
+    """
+    tables = []
+    for T in lengths:
+        t = T / 1e6
+
+        def loss(N, D, text, t=t):
+            plain = additive_loss(N, D, "bf16", TRUTH)
+            return plain if text == "bf16" else plain - gain * t**rho + (additive_loss(N, D, text, TRUTH) - plain) * t**-tau
+
+        table = simulate_table(formats=formats, loss_of=loss, **how)
+        kept = np.ones(len(table["run"]), dtype=bool) if not tables else table["k"] < 16
+        table = {name: values[kept] for name, values in table.items()}
+        table["qat_tokens"] = np.where(table["k"] < 16, T, 0)
+        table["method"] = np.where(table["k"] < 16, f"qat-{T}", "none")
+        tables.append(table)
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def test_what_training_itself_gains_and_its_length_are_told_from_what_bits_cost():
+    law = fit(trained_table((200_000, 800_000), seeds=(0, 1), model_noise=0.002), "additive", bootstrap=100, method="qat")
+    t0 = law.layout.T0 / 1e6
+    assert pytest.approx(0.4) == t0
+    for name, true in {"R": 0.02 * t0**0.3, "rho": 0.3, "tau": 0.2, "lambda[int]": TRUTH["lambda"]}.items():
+        slack = 0.5 * (law.estimates[name].high - law.estimates[name].low)
+        assert law.estimates[name].low - slack <= true <= law.estimates[name].high + slack, name
+    assert law.estimates["R"].low > 0
+    assert law.formula == "E + A n^-alpha - R t^rho + C[kind] n^-gamma t^-tau 2^(-lambda (k - 4))"
+
+
+def test_one_length_of_training_has_a_gain_and_no_exponents():
+    law = fit(trained_table((800_000,)), "saturating", bootstrap=0, method="qat")
+    assert "R" in law.estimates
+    assert not {"rho", "tau"} & set(law.estimates)
+    assert law.formula == "E + A n^-alpha - R + S log(1 + C[kind] n^-gamma 2^(-lambda (k - 4)) / S)"
+    assert law.predict(7e5, "int4-b64").loss[0] < law.predict(7e5, "bf16").loss[0]
+
+
+def test_costs_of_one_training_length_beside_16_bits_of_three_have_no_delta():
+    truth = {**TRUTH, "B": 900.0, "beta": 0.6}
+    table = simulate_table(training_tokens=(2e6, 4e6, 8e6), loss_of=lambda N, D, text: additive_loss(N, D, text, truth))
+    keep = (table["k"] >= 16) | (table["training_tokens"] == 8e6)
+    law = fit({name: values[keep] for name, values in table.items()}, "additive", bootstrap=0)
+    assert "B" in law.estimates
+    assert "delta" not in law.estimates
+    assert law.formula == "E + A n^-alpha + B d^-beta + C[kind] n^-gamma 2^(-lambda (k - 4))"
