@@ -27,6 +27,7 @@ from kbit.fixedpoint.rounding import largest
 from kbit.fixedpoint.tables import UNIT
 from kbit.formats.scales import SECOND_LEVEL_STEPS
 from kbit.models.integer_blueprint import Attention, Blueprint, Layer, Linear, Norm
+from kbit.models.integer_check import check
 from kbit.models.integer_program import Cache, Program, Step
 from kbit.packed import PackedTensor
 from kbit.packed.tiles import from_tiles
@@ -89,7 +90,7 @@ def lower_with_origins(
     """The same, and for each step what it was made of: what training changes, and lowers again."""
     lowering = _Lowering(blueprint, ranges, pack, bits or Bits())
     lowering.run()
-    lowering.program.check()
+    check(lowering.program)
     return lowering.program, tuple(lowering.origins)
 
 

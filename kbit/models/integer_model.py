@@ -18,6 +18,7 @@ from kbit.errors import CheckpointError, ModelError
 from kbit.fixedpoint import IntegerOnly
 from kbit.fixedpoint.tables import CURVES, curve, exp2_table
 from kbit.kernels import FixedDecoder, FixedStep
+from kbit.models.integer_check import check
 from kbit.models.integer_program import Program, WrongProgramError
 from kbit.models.integer_run import Interpreter
 
@@ -160,6 +161,8 @@ def native(program: Program, capacity: int) -> FixedDecoder:
 def read_program(checkpoint: KbitCheckpoint) -> Program:
     """The program of a fixed-point checkpoint, checked as a whole. Raises CheckpointError where it is damaged."""
     try:
-        return Program.from_json(checkpoint.read_program(), checkpoint.read_packed, checkpoint.read_program_tensor)
+        program = Program.from_json(checkpoint.read_program(), checkpoint.read_packed, checkpoint.read_program_tensor)
+        check(program)
     except WrongProgramError as error:
         raise CheckpointError(f"{checkpoint.path}: its program is wrong: {error}. Convert the model again.") from None
+    return program

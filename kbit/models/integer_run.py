@@ -86,7 +86,7 @@ class Interpreter:
     def remembered(self, layer: int) -> tuple[Rows, Rows]:
         """Keys and values of a layer so far."""
         held = self._cache[layer]
-        assert held is not None, "Program.check: each layer is stored before it is attended to"
+        assert held is not None, "integer_check: each layer is stored before it is attended to"
         return held
 
     @property

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from kbit.formats import Encoded
 from kbit.methods import choose
 from kbit.models.integer_blueprint import Blueprint, Linear
+from kbit.models.integer_check import check
 from kbit.models.integer_lower import Bits, Origin
 from kbit.models.integer_program import Program, Step
 from kbit.qat import integer_steps as steps
@@ -63,7 +64,7 @@ class IntegerStudent(nn.Module):
         for step in self.steps:
             assert isinstance(step, steps.Taught)
             made.steps.append(step.lowered(made))
-        made.check()
+        check(made)
         return made
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kbit.errors import KbitError
+from kbit.models.integer_check import check
 from kbit.models.integer_model import native
 from kbit.models.integer_program import Program
 from kbit.models.integer_run import Interpreter
@@ -51,6 +52,7 @@ def test_a_changed_program_is_refused_or_runs(kind):
     for _ in range(150):
         try:
             changed = Program.from_json(mutated(text, draw), weights.__getitem__, tensor)
+            check(changed)
         except KbitError:
             continue
         found = torch.empty(6, changed.vocabulary, dtype=torch.int32)

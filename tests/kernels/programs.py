@@ -16,6 +16,7 @@ from kbit.fixedpoint.tables import CURVES, curve, exp2_table
 from kbit.formats import Format
 from kbit.kernels import FixedDecoder
 from kbit.methods import choose
+from kbit.models.integer_check import check
 from kbit.models.integer_program import Cache, Program, Step
 from kbit.packed import PackedTensor, pack
 from tests.packed.formats import encoded
@@ -173,7 +174,7 @@ class Maker:
                 "linear", [buffer], [whole], matrix=(one,), multiplier=(made.tensor(scales[0]),), shift=(made.tensor(scales[1]),)
             )  # fmt: skip
         self.step("last", [buffer if kind == "int32" else whole], [made.buffer(width, "int32")])
-        made.check()
+        check(made)
         return made
 
 
@@ -242,7 +243,7 @@ def program(seed: int, wild: bool = False) -> Program:
     make.norm(norm, out, normed, width)
     make.quantize(normed, rows[width])
     make.linear(rows[width], made.buffer(vocabulary, "int32"))
-    made.check()
+    check(made)
     return made
 
 

@@ -17,6 +17,7 @@ from kbit.fixedpoint.tables import curve, exp2_table
 from kbit.formats import Format
 from kbit.kernels import FixedDecoder
 from kbit.methods import choose
+from kbit.models.integer_check import check
 from kbit.models.integer_program import Program
 from kbit.models.integer_run import Interpreter
 from kbit.packed import PackedTensor, pack
@@ -319,7 +320,7 @@ def test_whatever_numbers_a_program_has_it_is_refused_or_runs_as_the_interpreter
             decoder = native(made)
         except KernelError:
             continue
-        made.check()
+        check(made)
         ids = ids_of(made, 6) % 5
         logits = torch.full((6, made.vocabulary), 77, dtype=torch.int32)
         decoder.run(ids, logits)

@@ -11,7 +11,8 @@ from kbit.fixedpoint.attention import attention as reference
 from kbit.fixedpoint.linear import LinearWeight, accumulate
 from kbit.fixedpoint.quantize import Rows, quantize_rows
 from kbit.formats import Format
-from kbit.models.integer_program import OPERATORS, Step
+from kbit.models.integer_check import OPERATORS
+from kbit.models.integer_program import Step
 from kbit.qat.integer_attention import attention
 from kbit.qat.integer_parts import safe_format
 from kbit.qat.integer_steps import Pass, Product, Quantized, codes, sums, within
