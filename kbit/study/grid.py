@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from kbit.evaluation import PROTOCOLS, Protocol
 from kbit.formats import Format
 from kbit.methods import METHODS
 from kbit.qat import METHOD, QAT, TrainPlan
-from kbit.recipes import FixedPoint
+from kbit.recipes import FixedPoint, Recipe
 from kbit.study.braces import expand_braces
 
 FLOAT = "float"  # activations of a model that runs on floats
+RECIPE_NAME = re.compile(r"([a-z_]+)([1-8])(-[a-z0-9]+)*")  # a k, as a format has: the law and the report read it
 
 
 def _listed(value: Any) -> Any:
@@ -74,6 +76,30 @@ def _settings(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _recipe(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    if RECIPE_NAME.fullmatch(name) is None:
+        raise ValueError(f"'{name}' is no name for a recipe. Write letters and the k that it stands for, such as mix2")
+    if _is_format(name):
+        raise ValueError(f"'{name}' is a format. Give the recipe another name, such as mix2")
+    for key, field in {"method": "methods", "fixed_point": "activations and fixed_point"}.items():
+        if key in settings:
+            raise ValueError(f"'{key}' of a recipe is a matter of the grid's own {field}")
+    _refusals_as_value_errors(Recipe.from_dict, settings)
+    return settings
+
+
+def _is_format(word: str) -> bool:
+    try:
+        Format.parse(word)
+    except KbitError:
+        return False
+    return True
+
+
+def _recipes(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: _recipe(name, settings) for name, settings in value.items()}
+
+
 def _refusals_as_value_errors(call: Any, text: Any) -> Any:
     """pydantic gathers ValueErrors and knows their place; a KbitError would pass it by."""
     try:
@@ -95,6 +121,7 @@ Activations = Annotated[
     list[Annotated[int | str, AfterValidator(_activation)]], BeforeValidator(_listed_number), Field(min_length=1)
 ]
 Settings = Annotated[dict[str, Any], AfterValidator(_settings)]
+Recipes = Annotated[dict[str, dict[str, Any]], AfterValidator(_recipes), Field(min_length=1)]
 Methods = Annotated[list[Annotated[str, AfterValidator(_methods)]], BeforeValidator(_listed), Field(min_length=1)]
 
 
@@ -178,6 +205,7 @@ class Part(_Strict):
 
     models: Words | None = None
     formats: Formats | None = None
+    recipes: Recipes | None = None
     methods: Methods | None = None
     embeddings: Formats | None = None
     activations: Activations | None = None
@@ -193,6 +221,7 @@ class Product:
 
     models: list[str]
     formats: list[str]
+    recipes: dict[str, dict[str, Any]]
     methods: list[str]
     embeddings: list[str]
     activations: list[int | str]
@@ -203,13 +232,14 @@ class Product:
 
 
 class Grid(Part):
-    """models x formats x methods x embeddings x activations x protocols; where there are `parts`, the union of their products.
+    """models x (formats x embeddings, and recipes) x methods x activations x protocols; the union of these over the `parts`.
 
     models: folders, GGUF files or hub ids; braces and globs; relative to the folder of the grid's file.
-    formats: of the linear layers. embeddings: formats of embeddings and lm_head alike. activations: float, or the bits of those
-    of a model that runs on integers alone. calibration: files of the text that such models are calibrated on. fixed_point: other
-    settings of theirs. training: how the method qat trains. models, formats and protocols must be said, by the grid or by each of
-    its parts.
+    formats: of the linear layers. embeddings: formats of embeddings and lm_head alike. recipes: name -> the settings of a recipe
+    (see kbit.recipes.Recipe) of several formats; its name stands for it as a format does, and says its k: mix2. activations:
+    float, or the bits of those of a model that runs on integers alone. calibration: files of the text that such models are
+    calibrated on. fixed_point: other settings of theirs. training: how the method qat trains. models, formats or recipes, and
+    protocols must be said, by the grid or by each of its parts.
     """
 
     methods: Methods = ["rtn"]
@@ -222,9 +252,9 @@ class Grid(Part):
 
     @model_validator(mode="after")
     def _must_say_what_to_run(self) -> Grid:
-        for name in (name for name in Part.model_fields if name != "training"):  # in their order, the same each time
-            if getattr(self, name) is None and not (self.parts and all(getattr(part, name) for part in self.parts)):
-                raise ValueError(f"the field '{name}' is missing. Add it{', or to each part' if self.parts else ''}.")
+        for names in (("models",), ("formats", "recipes"), ("protocols",)):
+            if not all(any(getattr(self, name) or getattr(part, name) for name in names) for part in self.parts or [Part()]):
+                raise ValueError(f"the field '{names[0]}' is missing. Add it{', or to each part' if self.parts else ''}.")
         for product in self.products():
             if product.training is None and any(QAT in expand_braces(word) for word in product.methods):
                 raise ValueError(f"the method {QAT} wants to know how it trains. Add the field 'training', with text and steps.")
@@ -238,6 +268,7 @@ class Grid(Part):
     def products(self) -> list[Product]:
         """A product for each part, what the part leaves out filled in; the grid itself where it has no parts."""
         own = {name: getattr(self, name) for name in Part.model_fields}
+        own |= {"formats": self.formats or [], "recipes": self.recipes or {}}
         return [
             Product(**own | {name: value for name in own if (value := getattr(part, name)) is not None})
             for part in self.parts or [Part()]

@@ -20,7 +20,7 @@ from kbit.models import architecture, load_tokenizer, parameters, parameters_lin
 from kbit.qat import QAT, TrainPlan
 from kbit.recipes import FixedPoint, Recipe
 from kbit.study.braces import expand_braces
-from kbit.study.grid import FLOAT, Grid, GridProtocol, Product
+from kbit.study.grid import FLOAT, RECIPE_NAME, Grid, GridProtocol, Product
 from kbit.study.sources import find_models, find_texts, read_texts
 from kbit.study.trainings import Training
 
@@ -122,33 +122,43 @@ def expand(grid: Grid) -> list[RunSpec]:
         training = Training.of(product, grid.source) if product.training else None
         for source in find_models(product.models, grid.source):
             model = models.get(source) or models.setdefault(source, _Model(source))
-            for recipe, plan in _recipes(product, integers):
+            for named, recipe, plan in _recipes(product, integers):
                 for name, entry, files in protocols:
                     text = texts.get(files) or texts.setdefault(files, read_texts(files))
-                    spec = model.spec(recipe, name, entry, files, text)
+                    spec = model.spec(named, recipe, name, entry, files, text)
                     spec = replace(spec, calibration=calibration) if recipe.integers else spec
                     spec = training.applied(spec, plan, model.skeleton) if training and plan else spec
                     specs.setdefault(spec.hash, spec)
     return list(specs.values())
 
 
-def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[tuple[Recipe, TrainPlan | None]]:
-    def words(entries: list[str]) -> list[str]:
-        return list(dict.fromkeys(word for entry in entries for word in expand_braces(entry)))
-
-    for text in words(product.formats):
-        fmt = Format.parse(text)
-        for method in ["rtn"] if fmt.is_float else words(product.methods):  # a float is cast: no method has a say
-            for embeddings in words(product.embeddings):
-                kept = str(Format.parse(embeddings))
+def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[tuple[str, Recipe, TrainPlan | None]]:
+    """Every recipe with the name that stands for it, a format or the grid's own; and how it is trained, where it is."""
+    for name, plain in _named(product):
+        is_float = Format.parse(plain[0].weights).is_float
+        for method in ["rtn"] if is_float else _words(product.methods):  # a float is cast: no method has a say
+            for recipe in plain:
                 if method == QAT:
                     assert product.training is not None
-                    recipe = Recipe(weights=str(fmt), method=product.training.start, embeddings=kept, lm_head=kept)
-                    yield from ((recipe, plan) for plan in product.training.plans())
+                    start = recipe.with_(method=product.training.start)
+                    yield from ((name, start, plan) for plan in product.training.plans())
                     continue
-                recipe = Recipe(weights=str(fmt), method=method, embeddings=kept, lm_head=kept)
-                for bits in dict.fromkeys([FLOAT] if fmt.is_float else product.activations):
-                    yield (recipe if bits == FLOAT else recipe.with_(fixed_point=_calibrated(integers, bits))), None
+                rounded = recipe.with_(method=method)
+                for bits in dict.fromkeys([FLOAT] if is_float else product.activations):
+                    yield name, (rounded if bits == FLOAT else rounded.with_(fixed_point=_calibrated(integers, bits))), None
+
+
+def _named(product: Product) -> Iterator[tuple[str, list[Recipe]]]:
+    """A format, with each format of the embeddings; then the grid's own recipes, which say theirs."""
+    for text in _words(product.formats):
+        kept = [str(Format.parse(embeddings)) for embeddings in _words(product.embeddings)]
+        yield str(Format.parse(text)), [Recipe(weights=text, embeddings=fmt, lm_head=fmt) for fmt in kept]
+    for name, settings in product.recipes.items():
+        yield name, [Recipe.from_dict(settings)]
+
+
+def _words(entries: list[str]) -> list[str]:
+    return list(dict.fromkeys(word for entry in entries for word in expand_braces(entry)))
 
 
 def _calibrated(integers: FixedPoint | None, bits: int | str) -> FixedPoint:
@@ -175,9 +185,9 @@ class _Model:
         }
         self._windows: dict[tuple[Protocol, str], Windows] = {}
 
-    def spec(self, recipe: Recipe, name: str, entry: GridProtocol, files: tuple[str, ...], text: str) -> RunSpec:
+    def spec(self, named: str, recipe: Recipe, name: str, entry: GridProtocol, files: tuple[str, ...], text: str) -> RunSpec:
         windows = self.windows(entry.named(name), text)
-        fmt = Format.parse(recipe.weights)
+        fmt, own = Format.parse(recipe.weights), RECIPE_NAME.fullmatch(named) if named != recipe.weights else None
         bits = recipe.integers.activations if recipe.integers else 0
         if bits and windows.protocol.compute != EXACT:
             raise StoreError(
@@ -185,10 +195,10 @@ class _Model:
             )
         about = self.about | {
             "protocol": name,
-            "format": recipe.weights + (f"-a{bits}" if bits else ""),
+            "format": named + (f"-a{bits}" if bits else ""),
             "activations": bits,
-            "codebook": fmt.codebook,
-            "k": fmt.k,
+            "codebook": own[1] if own else fmt.codebook,
+            "k": int(own[2]) if own else fmt.k,
             "block": fmt.block or 0,
             "method": "none" if fmt.is_float else recipe.method,
             "embeddings": recipe.embeddings,

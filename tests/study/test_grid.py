@@ -79,7 +79,34 @@ def test_activations_are_float_unless_the_grid_says_bits(write):
     assert single.activations == [6]
 
 
+def test_recipes_stand_beside_formats_or_alone(write):
+    more = "recipes:\n  mix2: {weights: kmeans2-b64, layers: {'*.down_proj': kmeans3-b64}}\n"
+    (both,) = read_grid(write(GOOD + more)).products()
+    assert both.formats == ["bf16", "int{2..4}-b64"]
+    assert both.recipes == {"mix2": {"weights": "kmeans2-b64", "layers": {"*.down_proj": "kmeans3-b64"}}}
+    (alone,) = read_grid(write(GOOD.replace("formats:\n  - bf16\n  - int{2..4}-b64\n", more))).products()
+    assert alone.formats == []
+    assert list(alone.recipes) == ["mix2"]
+
+
 BAD = {
+    "a recipe whose name has no k": (
+        GOOD + "recipes: {mix: {weights: int2-b64}}\n",
+        "line 7: recipes: 'mix' is no name for a recipe. Write letters and the k that it stands for, such as mix2.",
+    ),
+    "a recipe with the name of a format": (
+        GOOD + "recipes: {int2-b64: {weights: int2-b64}}\n",
+        "line 7: recipes: 'int2-b64' is a format. Give the recipe another name, such as mix2.",
+    ),
+    "a recipe with a method": (
+        GOOD + "recipes: {mix2: {weights: int2-b64, method: rtn}}\n",
+        "line 7: recipes: 'method' of a recipe is a matter of the grid's own methods.",
+    ),
+    "a recipe with a setting that is none": (
+        GOOD + "recipes: {mix2: {weights: int2-b64, layer: {}}}\n",
+        "line 7: recipes: there is no setting 'layer'. Settings are weights, method, embeddings, lm_head, layers, keep, tables, "
+        "fixed_point; perhaps layers.",
+    ),
     "bits of activations that are none": (
         GOOD + "activations: [8, 3]\n",
         "line 7: activations: activations of 3 bits are not to be had. Write 4 to 8.",
@@ -108,7 +135,8 @@ BAD = {
     "a misspelt field": (
         GOOD + "embedings: bf16\n",
         "line 7: there is no field 'embedings'; the nearest is 'embeddings'. "
-        "There are models, formats, methods, embeddings, activations, calibration, fixed_point, training, protocols, parts.",
+        "There are models, formats, recipes, methods, embeddings, activations, calibration, fixed_point, training, protocols, "
+        "parts.",
     ),
     "a misspelt field of a protocol": (
         GOOD.replace("max_windows", "windows"),

@@ -14,6 +14,9 @@ import psutil
 import pytest
 
 from kbit.errors import StoreError
+from kbit.evaluation import Protocol, evaluate
+from kbit.models import load
+from kbit.recipes import Recipe, quantize, total_bits
 from kbit.study import bench as bench_module
 from kbit.study import read_outcomes, read_table, run_study
 from kbit.study import runner as runner_module
@@ -49,6 +52,20 @@ def test_a_larger_grid_does_what_is_new(write_grid, store):
     assert set(table["embeddings"].tolist()) == {"int8-row", "f32"}
     assert np.isfinite(table["loss"]).all()
     assert (table["kld_mean"] >= 0).all()
+
+
+def test_a_recipe_is_run_as_a_format_is_under_its_own_name(write_grid, store, folder):
+    recipes = "recipes:\n  mix3: {weights: int3-b32, embeddings: f16, layers: {'*.down_proj': int5-b32, '*.q_proj': int2-b32}}\n"
+    assert run_study(write_grid(more=recipes + "methods: rtn-mse\n"), store, executor="serial").failures == []
+    table = read_table(store)
+    row = table["format"].tolist().index("mix3")
+    assert [table[name][row] for name in ("codebook", "k", "method", "embeddings")] == ["mix", 3, "rtn-mse", "f16"]
+    model = load(folder / "one")
+    layers = {"*.down_proj": "int5-b32", "*.q_proj": "int2-b32"}
+    mixed = quantize(model, Recipe("int3-b32", "rtn-mse", embeddings="f16", layers=layers))
+    wanted = evaluate(mixed, TEXT, tokenizer=model.kbit_tokenizer, protocol=Protocol(window=64, max_windows=6))
+    assert table["loss"][row] == pytest.approx(wanted.loss, rel=1e-6)
+    assert table["total_bits"][row] == total_bits(model, Recipe("int3-b32", embeddings="f16", layers=layers)).total_bits
 
 
 def test_a_grid_may_be_made_in_python(folder, store):
