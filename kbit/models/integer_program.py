@@ -1,8 +1,8 @@
 """The integer program: a transformer as one list of steps over numbered buffers, with every weight and constant an integer.
 
 A fixed-point checkpoint holds the program itself, so that nothing is computed from floats when it is loaded. The table of
-operators stands in docs/integer-model.md, their arithmetic in kbit.fixedpoint; `integer_check` tells whether a program's steps fit
-what they name, and `integer_run` executes them.
+operators stands in docs/integer-model.md, their arithmetic in kbit.fixedpoint; `integer_check` tells whether steps fit what they
+name, and `integer_run` executes them.
 """
 
 from __future__ import annotations

@@ -15,8 +15,11 @@ from kbit.models.integer_blueprint import Blueprint, Linear
 from kbit.models.integer_check import check
 from kbit.models.integer_lower import Bits, Origin
 from kbit.models.integer_program import Program, Step
-from kbit.qat import integer_steps as steps
+from kbit.qat.integer_attention import Attended, Rotated, Stored
 from kbit.qat.integer_parts import Matrix, NormPart, safe_format
+from kbit.qat.integer_products import Embed, Multiplied, Quantized
+from kbit.qat.integer_rows import Added, Gated, Last, Normed, Positions, Turned
+from kbit.qat.integer_step import Pass, Taught
 from kbit.qat.prepare import Prepared
 from kbit.recipes import Converted, Recipe
 from kbit.recipes.conversion import count_bits
@@ -43,7 +46,7 @@ class IntegerStudent(nn.Module):
     def forward(self, input_ids: Tensor, **ignored: Any) -> CausalLMOutput:
         """Logits of ids (batch, n), each text from its beginning."""
         with torch.autocast("cpu", enabled=False):  # floats that hold whole numbers must hold all of them
-            state = steps.Pass(input_ids, {name: matrix.now() for name, matrix in self.matrices().items()})
+            state = Pass(input_ids, {name: matrix.now() for name, matrix in self.matrices().items()})
             state.floats = {} if torch.is_grad_enabled() else None
             for step in self.steps:
                 step(state)
@@ -62,7 +65,7 @@ class IntegerStudent(nn.Module):
         old = self.template
         made = Program(buffers=list(old.buffers), cache=old.cache, positions=old.positions, logits_shift=old.logits_shift)
         for step in self.steps:
-            assert isinstance(step, steps.Taught)
+            assert isinstance(step, Taught)
             made.steps.append(step.lowered(made))
         check(made)
         return made
@@ -104,7 +107,7 @@ class _Making:
         self.bits: dict[int, int] = {}  # of codes, by buffer
         self.v_units: dict[int, float] = {}  # of values, by layer
 
-    def step(self, step: Step, origin: Origin) -> steps.Taught:
+    def step(self, step: Step, origin: Origin) -> Taught:
         """The step that trains."""
         made = self.of(step, origin, (step, self.program.tensors, self.units))
         self.units |= made.results()
@@ -114,38 +117,38 @@ class _Making:
             self.v_units[step.numbers[0]] = self.units[step.from_[1]]
         return made
 
-    def of(self, step: Step, origin: Origin, about: tuple[Any, ...]) -> steps.Taught:
+    def of(self, step: Step, origin: Origin, about: tuple[Any, ...]) -> Taught:
         """By its operator."""
         parts: tuple[Any, ...] = origin.parts
         match step.op:
             case "embed":
-                return steps.Embed(self.matrix(parts[0]), origin.units[0], *about)
+                return Embed(self.matrix(parts[0]), origin.units[0], *about)
             case "positions":
                 assert self.blueprint.table is not None
-                return steps.Positions(self.blueprint.table, *about)
+                return Positions(self.blueprint.table, *about)
             case "hadamard":
-                return steps.Turned(origin.units[0], *about)
+                return Turned(origin.units[0], *about)
             case "rms_norm" | "layer_norm":
-                return steps.Normed(NormPart(parts[0], self.units[step.from_[0]], origin.units[0]), *about)
+                return Normed(NormPart(parts[0], self.units[step.from_[0]], origin.units[0]), *about)
             case "quantize":
-                return steps.Quantized(*about)
+                return Quantized(*about)
             case "linear":
                 kinds = [self.program.buffers[number].kind for number in step.to]
                 matrices, biases = [self.matrix(linear) for linear in parts], [linear.bias for linear in parts]
-                return steps.Multiplied(matrices, biases, origin.units, self.bits[step.from_[0]], kinds, *about)
+                return Multiplied(matrices, biases, origin.units, self.bits[step.from_[0]], kinds, *about)
             case "rotate":
-                return steps.Rotated(self.blueprint, *about)
+                return Rotated(self.blueprint, *about)
             case "store":
-                return steps.Stored(self.program.cache.head, *about)
+                return Stored(self.program.cache.head, *about)
             case "attend":
                 scaling = self.blueprint.layers[step.numbers[0]].attention.scaling
-                return steps.Attended(scaling, self.program.cache.head, self.v_units[step.numbers[0]], *about)
+                return Attended(scaling, self.program.cache.head, self.v_units[step.numbers[0]], *about)
             case "gate" | "activate":
-                return steps.Gated(*about)
+                return Gated(*about)
             case "add":
-                return steps.Added(*about)
+                return Added(*about)
             case "last":
-                return steps.Last(*about)
+                return Last(*about)
         raise AssertionError(f"{step.op} is not among the operators of a program")
 
     def matrix(self, linear: Linear) -> Matrix:

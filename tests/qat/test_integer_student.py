@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from kbit.errors import FormatError
+from kbit.models.integer_check import OPERATORS
 from kbit.models.integer_float import run
 from kbit.models.integer_model import native
 from kbit.models.integer_run import Interpreter
@@ -46,6 +47,10 @@ def train(student, ids, steps=3, rate=3e-3):
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+def test_every_operator_of_a_program_is_taught():
+    assert {taught.step.op for kind in KINDS for taught in student_of(kind).steps} == set(OPERATORS)
 
 
 @pytest.mark.parametrize(("weights", "activations", "settings"), SETTINGS)

@@ -1,4 +1,4 @@
-"""Products and attention of training: the very integers of kbit.fixedpoint; and where gradients pass."""
+"""Products and codes of training: the very integers of kbit.fixedpoint; and where gradients pass."""
 
 from __future__ import annotations
 
@@ -6,21 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kbit.fixedpoint.attention import ScoreScale, causal
-from kbit.fixedpoint.attention import attention as reference
 from kbit.fixedpoint.linear import LinearWeight, accumulate
-from kbit.fixedpoint.quantize import Rows, quantize_rows
-from kbit.formats import Format
-from kbit.models.integer_check import OPERATORS
+from kbit.fixedpoint.quantize import Rows
 from kbit.models.integer_program import Step
-from kbit.qat.integer_attention import attention
-from kbit.qat.integer_parts import safe_format
-from kbit.qat.integer_steps import Pass, Product, Quantized, codes, sums, within
-from tests.models.integer_models import KINDS, converted
-
-
-def numbers(*shape, low=-127, high=127, seed=0):
-    return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(seed))
+from kbit.qat.integer_products import Product, Quantized, codes, sums
+from kbit.qat.integer_step import Pass
+from tests.qat.integers import numbers
 
 
 def weight(codes, m, block, k_x):
@@ -45,31 +36,6 @@ def test_sums_are_those_of_the_operator(k, k_x, n_in, precision):
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.parametrize(("k", "k_x"), [(8, 8), (8, 4), (7, 8), (2, 8)])
-def test_formats_are_safe_up_to_the_last_column_that_fits(k, k_x):
-    """The largest sum is columns * (2^(k-1) - 1) * 255 * (2^(k_x-1) - 1)."""
-    each = (2 ** (k - 1) - 1) * 255 * (2 ** (k_x - 1) - 1)
-    fits = (2**31 - 1) // each
-    blocks = Format.parse(f"int{k}-b64-i8")
-    assert safe_format(blocks, fits, k_x) == blocks
-    assert safe_format(blocks, fits + 1, k_x) == Format.parse(f"int{k}-row")
-
-
-@pytest.mark.parametrize("k_v", [8, 4])
-@pytest.mark.parametrize(("heads", "groups", "width", "n"), [(4, 2, 16, 64), (3, 1, 12, 65), (2, 2, 8, 1), (6, 2, 32, 150)])
-def test_attention_is_that_of_the_operator(heads, groups, width, n, k_v):
-    batch = 3
-    sizes = torch.tensor([30000.0, 900.0, 3.0])[:, None, None, None]  # a sharp softmax, an ordinary one, an even one
-    q, k, v = (
-        (numbers(batch, n, count, width, low=-(2**15), high=2**15 - 1, seed=seed) * sizes / 2**15).to(torch.int16)
-        for seed, count in enumerate((heads, groups, groups))
-    )
-    k[:, n // 2], v[0, 0], q[1, n // 3] = 0, 0, 0
-    rows = (quantize_rows(q, 8), quantize_rows(k, 8), quantize_rows(v, k_v))
-    for scale in (ScoreScale.of(width**-0.5, 2.0**-11, 2.0**-11), ScoreScale(2**15 - 1, 3)):
-        assert torch.equal(attention(*rows, scale, k_v), reference(*rows, scale, causal(n, n), k_v))
-
-
 def test_a_product_has_the_gradients_of_the_product():
     x, w, bias = (numbers(*shape, seed=1).double().requires_grad_() for shape in ((2, 5, 7), (3, 7), (3,)))
     g = numbers(2, 5, 3, seed=2).double()
@@ -79,16 +45,6 @@ def test_a_product_has_the_gradients_of_the_product():
     ours = torch.autograd.grad(y, (x, w, bias), g)
     for one, other in zip(ours, torch.autograd.grad(functional.linear(x, w, bias), (x, w, bias), g), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
-
-
-def test_nothing_passes_where_16_bits_end():
-    integers = torch.tensor([-32768, -32767, 0, 32766, 32767], dtype=torch.int16)
-    x = torch.ones(5, requires_grad=True)
-    within(x * 2, integers).sum().backward()
-    assert x.grad.tolist() == [0, 2, 2, 2, 0]
-    x.grad = None
-    within(x * 2, integers.int()).sum().backward()
-    assert x.grad.tolist() == [2] * 5
 
 
 @pytest.mark.parametrize(("width", "dtype"), [(0, torch.int32), (4, torch.int32), (4, torch.int16)])
@@ -126,8 +82,3 @@ def test_rows_find_their_own_range_and_pass_everything():
     peak = x.detach().abs().amax(1, keepdim=True)
     torch.testing.assert_close(y.detach(), (x.detach() / peak * 7).round() * peak / 7, rtol=1e-3, atol=0)
     assert isinstance(codes(integers, 4, 0, 0, 0), Rows)
-
-
-def test_every_operator_of_a_program_is_taught():
-    found = {step.op for kind in KINDS for step in converted(kind).program.steps}
-    assert found == set(OPERATORS)
