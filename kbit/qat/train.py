@@ -20,6 +20,7 @@ from kbit.qat.loss import distillation
 from kbit.qat.plan import RATE, TrainPlan
 from kbit.qat.prepare import Prepared
 from kbit.qat.state import claim, load_state, load_weights, save_state, save_weights
+from kbit.qat.teacher import KeptTeacher
 from kbit.qat.text import TrainingText
 from kbit.qat.weights import Rounded, WeightQuantizer
 
@@ -71,7 +72,7 @@ def train_qat(
     plan: TrainPlan,
     *,
     state: Path,
-    teacher: PreTrainedModel | None = None,
+    teacher: PreTrainedModel | KeptTeacher | None = None,
     progress: Progress = lambda step, steps, doing: None,
     device: str | None = None,
 ) -> Trained:
@@ -112,7 +113,7 @@ def make_accelerator(device: str | None) -> Accelerator:
     return Accelerator(cpu=device == "cpu")
 
 
-def check_vocabulary(original: PreTrainedModel, teacher: PreTrainedModel) -> None:
+def check_vocabulary(original: PreTrainedModel, teacher: PreTrainedModel | KeptTeacher) -> None:
     """Raise ModelError where a teacher speaks of other tokens."""
     known, taught = original.config.get_text_config().vocab_size, teacher.config.get_text_config().vocab_size
     if known != taught:
@@ -122,7 +123,7 @@ def check_vocabulary(original: PreTrainedModel, teacher: PreTrainedModel) -> Non
 
 
 def identity(
-    original: PreTrainedModel, teacher: PreTrainedModel, prepared: Prepared, text: TrainingText, plan: TrainPlan
+    original: PreTrainedModel, teacher: PreTrainedModel | KeptTeacher, prepared: Prepared, text: TrainingText, plan: TrainPlan
 ) -> dict[str, Any]:
     """All that decides how a training goes."""
     decided = {"model": digest_of(original), "recipe": prepared.recipe.to_json(), "text": text.sha256}
@@ -181,7 +182,7 @@ class _Training:
         accelerator: Accelerator,
         model: PreTrainedModel,
         original: PreTrainedModel,
-        teacher: PreTrainedModel,
+        teacher: PreTrainedModel | KeptTeacher,
         text: TrainingText,
         plan: TrainPlan,
         state: Path,

@@ -19,7 +19,7 @@ from kbit.study.result import StudyResult
 from kbit.study.specs import RunSpec, expand
 from kbit.study.store import Outcome, Store, read_outcomes
 from kbit.study.tasks import LOGITS_BYTES, Task, make_tasks, work_of
-from kbit.study.trainings import state_of
+from kbit.study.trainings import drop_teachers, state_of
 
 WORKER_BYTES = 2**30  # of a worker beside its models and the logits that it keeps: libraries, one batch, one quantized layer
 
@@ -72,6 +72,9 @@ def run_study(
                 _drop_states(task, specs, finished | {run.hash for run in outcomes.values() if run.error is None})
                 if progress:
                     progress(*_done(specs, finished, outcomes, task))
+            good = finished | {run.hash for run in outcomes.values() if run.error is None}
+            if all(spec.hash in good for spec in specs if spec.training):
+                drop_teachers(Path(f"{store}.training"))
         return StudyResult(str(store), specs, finished, outcomes, time.perf_counter() - start)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from kbit.packed import PackedTensor
 from kbit.qat import QAT, TrainPlan, prepare_qat, read_training_text, train_qat
 from kbit.qat.checkpoint import load_teacher, with_window
 from kbit.qat.prepare import Prepared, converted_weights
+from kbit.qat.teacher import KeptTeacher, worth_keeping
 from kbit.study.grid import Product
 from kbit.study.sources import find_models
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from kbit.study.specs import RunSpec
 
 AT_ONCE = 2**20  # bytes of a file that are hashed at a time
+TEACHER = "teacher-"  # folders of what teachers have said, beside the states
 THOUSANDS = ("", "k", "M", "G", "T")
 
 
@@ -93,11 +97,29 @@ def train(original: PreTrainedModel, spec: RunSpec) -> TrainedWeights:
         raise StoreError(f"{path}: the training text changed while the study ran. Start it again.")
     text = read_training_text(path, tokenizer_of(original), **plan.reading)
     model = prepare_qat(original, spec.parsed_recipe)
-    teacher = load_teacher(spec.teacher, original, plan) if spec.teacher else None
-    found = train_qat(model, original, text, plan, teacher=teacher, state=state_of(spec), device="cpu")
+    found = train_qat(model, original, text, plan, teacher=teacher_of(spec, original), state=state_of(spec), device="cpu")
     if found.stopped is not None:
         raise ModelError(found.stopped)
     return weights_of(found.model)
+
+
+def teacher_of(spec: RunSpec, original: PreTrainedModel) -> PreTrainedModel | KeptTeacher:
+    """Who teaches a run. What it says is kept beside the states, for all runs that it teaches, where that is not too much."""
+    plan, folder = spec.plan, Path(spec.state)
+    teacher = load_teacher(spec.teacher, original, plan) if spec.teacher else original
+    folder.mkdir(parents=True, exist_ok=True)
+    if not worth_keeping(plan, teacher.config.get_text_config().vocab_size, folder):
+        return teacher
+    who = json.loads(spec.training).get("teacher", spec.fingerprint)
+    return KeptTeacher(teacher, folder / f"{TEACHER}{who[:32]}-{plan.precision}")
+
+
+def drop_teachers(folder: Path) -> None:
+    """Remove what teachers have said, when nobody is left to be taught; and the folder of the states, where it is empty."""
+    for said in folder.glob(f"{TEACHER}*"):
+        shutil.rmtree(said, ignore_errors=True)
+    with suppress(OSError):  # other trainings keep their states there
+        folder.rmdir()
 
 
 @torch.no_grad()

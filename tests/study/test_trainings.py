@@ -15,8 +15,10 @@ from kbit.laws import choose_slice
 from kbit.models import load
 from kbit.qat import TrainPlan, convert, prepare_qat, read_training_text, train_qat
 from kbit.qat import train as train_module
+from kbit.qat.teacher import KeptTeacher
 from kbit.recipes import total_bits
 from kbit.study import read_outcomes, read_table, run_study
+from kbit.study import trainings as trainings_module
 from kbit.study.grid import read_grid
 from kbit.study.specs import expand
 from kbit.study.trainings import short, state_of
@@ -139,6 +141,28 @@ def test_an_interrupted_training_goes_on_and_leaves_nothing_behind(grid, store, 
     assert run_study(grid(), store, executor="serial").failures == []
     assert steps == [2, 3]
     assert not (tmp_path / "runs.db.training").exists()
+
+
+def test_what_a_teacher_says_is_asked_for_once_and_changes_nothing(grid, store, tmp_path, monkeypatch):
+    asked = []
+    forward = KeptTeacher.forward
+
+    def count(self, input_ids, use_cache=False):
+        before = len(list(self.folder.iterdir()))
+        said = forward(self, input_ids, use_cache)
+        asked.append(len(list(self.folder.iterdir())) > before)
+        return said
+
+    both = QAT.replace("int2-b32]", "int2-b32, int3-b32]").replace("[rtn-mse, qat]", "[qat]")
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptTeacher, "forward", count)
+        assert run_study(grid(text=both), store, executor="serial").failures == []
+    assert [asked.count(first) for first in (True, False)] == [6, 6]  # 2 and 4 steps, of two formats
+    assert not (tmp_path / "runs.db.training").exists()
+    monkeypatch.setattr(trainings_module, "worth_keeping", lambda *a: False)
+    run_study(grid(text=both), tmp_path / "asked.db", executor="serial")
+    losses = {run.hash: run.measurements["loss"] for run in read_outcomes(store)}
+    assert losses == {run.hash: run.measurements["loss"] for run in read_outcomes(tmp_path / "asked.db")}
 
 
 def test_a_training_that_blows_up_fails_alone(grid, store, monkeypatch):
