@@ -132,11 +132,18 @@ def choose_slice(table: Table, **asked: Unpack[Slice]) -> tuple[Table, Slice]:
         chosen[column] = value
         match = values == value
         if column == "method":
-            match = match | floats  # 16 bits are 16 bits, whatever chose the codes beside them
+            match = match | floats | taught_by_itself(table, values, value)  # 16 bits are 16 bits, whatever chose the codes
         if column == "embeddings":
             match = match | only_baseline(table, keep, match)
         keep = keep & match
     return {column: values[keep] for column, values in table.items()}, Slice(**chosen)  # type: ignore[typeddict-item]
+
+
+def taught_by_itself(table: Table, methods: np.ndarray, method: str) -> np.ndarray:
+    """Rows of the model that teaches the others: it learned from itself, so qat-839k-NAME and qat-839k are one method there."""
+    teaches = np.char.add(np.char.add(methods, "-"), table["model"].astype(str))
+    by_itself = np.char.add(f"{method}-", table["model"].astype(str))
+    return np.asarray((teaches == method) | (methods == by_itself))
 
 
 def only_baseline(table: Table, keep: np.ndarray, match: np.ndarray) -> np.ndarray:

@@ -77,3 +77,20 @@ def test_an_empty_table_is_refused():
     table = {name: values[:0] for name, values in simulate_table().items()}
     with pytest.raises(LawError, match=r"^the store holds no finished run"):
         choose_slice(table)
+
+
+def test_the_model_that_teaches_the_others_counts_as_taught_by_itself_and_by_it():
+    table = simulate_table(formats=("bf16", "int2-b64"))
+    big = table["model"] == "prose-5.1m"
+    low = table["k"] < 16
+    both = {name: np.concatenate([values, values[low & ~big]]) for name, values in table.items()}
+    own, taught = "qat-839k", "qat-839k-prose-5.1m"
+    for name_of_big in (own, taught):
+        first = np.where(low, np.where(big, name_of_big, taught), "none")
+        both["method"] = np.concatenate([first, np.full((low & ~big).sum(), own)])
+        for method in (own, taught):
+            part, chosen = choose_slice(both, method=method)
+            assert chosen["method"] == method
+            assert sorted(part["model"][part["k"] < 16].tolist()) == sorted(size.name for size in SIZES)
+            others = part["method"][(part["k"] < 16) & (part["model"] != "prose-5.1m")]
+            assert set(others.tolist()) == {method}
