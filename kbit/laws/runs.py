@@ -15,7 +15,7 @@ from kbit.errors import LawError
 Table = Mapping[str, np.ndarray]
 UNQUANTIZED_BITS = 16  # formats of 16 and 32 bits are floats, kept as they are
 FLOATS = ("f32", "f16", "bf16")
-QAT = "qat"  # methods qat-839k, qat-420k, ... are one with several T
+LENGTH = re.compile(r"qat-[^-]+")  # methods qat-839k, qat-420k, ... are one, qat, with several T; so are those of one teacher
 PREFERRED = {"embeddings": "int8-row"}  # what a recipe gives them unless told otherwise
 
 
@@ -123,8 +123,8 @@ def choose_slice(table: Table, **asked: Unpack[Slice]) -> tuple[Table, Slice]:
         wanted = wishes.get(column)
         counted = keep & ~floats if column == "method" and (keep & ~floats).any() else keep
         values = table[column].astype(str)
-        if column == "method" and wanted == QAT:  # with all its lengths of training
-            values = np.where(np.char.startswith(values, f"{QAT}-"), QAT, values)
+        if column == "method" and wanted not in values and wanted in (alike := of_any_length(values)):
+            values = alike
         counts = Counter(values[counted].tolist())
         if wanted is not None and wanted not in counts:
             raise LawError(f"{column} '{wanted}' has no finished run. The store has: {', '.join(sorted(counts))}.")
@@ -137,6 +137,11 @@ def choose_slice(table: Table, **asked: Unpack[Slice]) -> tuple[Table, Slice]:
             match = match | only_baseline(table, keep, match)
         keep = keep & match
     return {column: values[keep] for column, values in table.items()}, Slice(**chosen)  # type: ignore[typeddict-item]
+
+
+def of_any_length(methods: np.ndarray) -> np.ndarray:
+    """Methods with qat in the place of qat-839k, qat-420k and so on: qat, and qat-NAME where another model teaches."""
+    return np.array([LENGTH.sub("qat", method, count=1) for method in methods.tolist()], dtype=str)
 
 
 def taught_by_itself(table: Table, methods: np.ndarray, method: str) -> np.ndarray:

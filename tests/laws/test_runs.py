@@ -94,3 +94,17 @@ def test_the_model_that_teaches_the_others_counts_as_taught_by_itself_and_by_it(
             assert sorted(part["model"][part["k"] < 16].tolist()) == sorted(size.name for size in SIZES)
             others = part["method"][(part["k"] < 16) & (part["model"] != "prose-5.1m")]
             assert set(others.tolist()) == {method}
+
+
+def test_a_method_without_its_length_stands_for_all_lengths_of_one_teacher():
+    table = simulate_table(formats=("bf16", "int2-b64"))
+    low = table["k"] < 16
+    methods = ("qat-839k", "qat-210k", "qat-839k-big", "qat-210k-big", "rtn")
+    parts = [{name: values[low] for name, values in table.items()} | {"method": np.full(low.sum(), name)} for name in methods]
+    both = {name: np.concatenate([values[~low], *(part[name] for part in parts)]) for name, values in table.items()}
+    for asked, found in {"qat": methods[:2], "qat-big": methods[2:4], "qat-210k": methods[1:2], "rtn": methods[4:]}.items():
+        part, chosen = choose_slice(both, method=asked)
+        assert chosen["method"] == asked
+        assert {*part["method"][part["k"] < 16].tolist()} == {*found}
+    with pytest.raises(LawError, match=r"^method 'qat-small' has no finished run\. The store has: .*qat-839k-big"):
+        choose_slice(both, method="qat-small")
