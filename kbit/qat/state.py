@@ -1,21 +1,18 @@
-"""The state of a training on disk: safetensors and JSON, written whole or not at all."""
+"""What a quantized model in training leaves on disk: what is trained, the best weights, the last state."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kbit.errors import CheckpointError
+from kbit.training.state import read_state, read_tensors, write_state, write_tensors, write_text
 
 PLAN = "plan.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def claim(folder: Path, asked: dict[str, Any]) -> None:
@@ -36,65 +33,25 @@ def claim(folder: Path, asked: dict[str, Any]) -> None:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Parameters and buffers of `model`, each once, in one file that appears when it is whole."""
-    temporary = path.with_name(path.name + ".writing")
-    save_file(tensors_of(model), temporary)
-    os.replace(temporary, path)
+    write_tensors(path, tensors_of(model))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Inverse of `save_weights`."""
-    put(model, load_file(path))
+    read_tensors(path, tensors_of(model))
 
 
 def save_state(folder: Path, step: int, record: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Weights, moments and `record` after `step` steps; then what came before goes."""
-    older = list(folder.glob("*-step-*"))
-    temporary, final = folder / f"writing-step-{step:08d}", folder / f"state-step-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    moments = {
-        f"{kind}:{names[id(parameter)]}": values[kind].cpu() for parameter, values in optimizer.state.items() for kind in MOMENTS
-    }
-    save_file(tensors_of(model) | moments, temporary / "state.safetensors")
-    write_text(temporary / "state.json", json.dumps(record | {"step": step}))
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    for path in older:
-        if path != final:
-            shutil.rmtree(path, ignore_errors=True)
+    write_state(folder / f"state-step-{step:08d}", record | {"step": step}, tensors_of(model), optimizer)
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Put the last state of `folder` into model and optimizer; its record with "step", or None where there is none."""
     last = max(folder.glob("state-step-*"), default=None)
-    if last is None:
-        return None
-    record: dict[str, Any] = json.loads((last / "state.json").read_text(encoding="utf-8"))
-    tensors = load_file(last / "state.safetensors")
-    put(model, tensors)
-    for name, parameter in model.named_parameters():
-        if f"exp_avg:{name}" in tensors:
-            moments = {kind: tensors[f"{kind}:{name}"].to(parameter.device) for kind in MOMENTS}
-            optimizer.state[parameter] = {"step": torch.tensor(float(record["step"]), device=parameter.device), **moments}
-    return record
+    return None if last is None else read_state(last, tensors_of(model), optimizer)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones once, on the CPU."""
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-
-
-@torch.no_grad()
-def put(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy `tensors` into the parameters and buffers of their names."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        tensor.copy_(tensors[name])
-
-
-def write_text(path: Path, text: str) -> None:
-    """`text` in a file that appears when it is whole."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Parameters and buffers by name, tied ones once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -9,19 +9,16 @@ leaves it and decays linearly to zero, so that one training gives finished model
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kbit.errors import CheckpointError
+from kbit.training.state import read_state, write_state
 
 WARMUP_STEPS = 100
 DECAY_SHARE = 0.25
@@ -117,9 +114,10 @@ def run_leg(
     progress(step, loss) is called after every step. Raises CheckpointError where the loss is not finite.
     """
     here = folder / leg.name
-    optimizer = make_optimizer(model)
+    named, optimizer = dict(model.named_parameters()), make_optimizer(model)
     if saved := latest_state(here) or (latest_state(folder / leg.parent) if leg.parent else None):
-        step, losses = load_state(saved, model, optimizer)
+        record = read_state(saved, named, optimizer)
+        step, losses = record["step"], record["losses"]
     else:
         step, losses = 0, []
     while step < leg.end:
@@ -132,7 +130,7 @@ def run_leg(
         losses.append(round(loss, 6))
         step += 1
         if step % SAVE_EVERY == 0 or step == leg.end:
-            save_state(here, step, losses, model, optimizer)
+            write_state(here / f"step-{step:06d}", {"step": step, "losses": losses}, named, optimizer)
         progress(step, loss)
 
 
@@ -145,35 +143,3 @@ def is_done(leg: Leg, folder: Path) -> bool:
 def latest_state(folder: Path) -> Path | None:
     """The saved state of the highest step in `folder`, or None."""
     return max(folder.glob("step-*"), default=None)
-
-
-def save_state(folder: Path, step: int, losses: list[float], model: nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Write weights, moments and losses under a temporary name, rename, then drop what came before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    older = list(folder.glob("*"))
-    temporary, final = folder / f"writing-{step:06d}", folder / f"step-{step:06d}"
-    temporary.mkdir(exist_ok=True)
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-    for parameter, state in optimizer.state.items():
-        tensors |= {f"{kind}:{names[parameter]}": state[kind] for kind in ("exp_avg", "exp_avg_sq")}
-    save_file(tensors, temporary / "state.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step, "losses": losses}))
-    os.replace(temporary, final)
-    for path in older:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW) -> tuple[int, list[float]]:
-    """Put a saved state into `model` and `optimizer`; the step it was taken after, and the loss of every step so far."""
-    record = json.loads((folder / "state.json").read_text())
-    tensors = load_file(folder / "state.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[name])
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(record["step"])),
-                "exp_avg": tensors[f"exp_avg:{name}"],
-                "exp_avg_sq": tensors[f"exp_avg_sq:{name}"],
-            }
-    return record["step"], record["losses"]

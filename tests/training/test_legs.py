@@ -98,6 +98,6 @@ def test_a_write_that_was_cut_leaves_the_state_before_it(tmp_path, batches, monk
     trunk = plan_legs(64)[0]
     run_leg(trunk, new_tiny(), batches, tmp_path, peak_rate=1e-2)
     done = latest_state(tmp_path / trunk.name)
-    shutil.copytree(done, done.with_name("writing-000099"))  # what a kill in the middle of a save leaves
-    (done.with_name("writing-000099") / "state.json").unlink()
+    shutil.copytree(done, done.with_name("writing-step-000099"))  # what a kill in the middle of a save leaves
+    (done.with_name("writing-step-000099") / "state.json").unlink()
     assert latest_state(tmp_path / trunk.name) == done
