@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate as ends
 
 import pytest
 import torch
@@ -204,6 +205,46 @@ def test_attention(head: int) -> None:
             scale = (32_767, 20) if seed == 1 else (9_000 * (seed + 1), 40)
             make.step("attend", [q], [mixed], numbers=(0, *scale, k))
             agree(make, mixed)
+
+
+@pytest.mark.parametrize("share", [1, 2, 3, 5])
+def test_attention_of_one_to_nine_tokens_after_others(share: int) -> None:
+    """Queries that are read together see different numbers of keys, on both sides of the end of sixteen positions."""
+    generator = torch.Generator().manual_seed(share)
+    for lengths in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (9, 8, 7, 6, 5, 4, 3, 2, 1)):
+        make, n = Maker(share), sum(lengths)
+        make.program.cache = Cache(1, 2, 18, 8)
+        q, keys, values = (
+            make.given16(torch.randint(-(2**14), 2**14, (n, 36 * heads), generator=generator)) for heads in (share, 1, 1)
+        )
+        mixed = make.program.buffer(36 * share, "int16")
+        make.step("store", [keys, values], [], numbers=(0, 8))
+        make.step("attend", [q], [mixed], numbers=(0, 20_000, 40, 8))
+        made, ids = make.shown(mixed), torch.zeros(n, dtype=torch.int64)
+        expected = Interpreter(made)(ids[None])[0]
+        for isa in each_isa():
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                assert torch.equal(read(made, ids, tuple(ends(lengths))[:-1]), expected), (isa, lengths, threads)
+
+
+def test_weights_of_positions_whose_digits_are_the_lowest() -> None:
+    """Scores all alike make every p 2^30 and a weight a_v * 2^15: an odd a_v has a digit of -128. All codes are +-127."""
+    make, n, head = Maker(0), 70, 16
+    made = make.program
+    made.cache = Cache(1, 1, head, 8)
+    size = torch.randint(2**14, 2**15, (n, 1), generator=torch.Generator().manual_seed(0)) | 1
+    signs = made.matrix(
+        "signs", pack(choose("rtn", torch.tensor([[1.0], [-1.0]]).repeat(head // 2, 1), Format.parse("int8-row")))
+    )
+    rows, values, nothing, mixed = made.buffer(1, "rows"), *(made.buffer(head, "int16") for _ in range(3))
+    make.step("quantize", [make.given(size)], [rows], numbers=(8, 0, 0, 0))
+    factors = [made.tensor(torch.full((head,), m, dtype=torch.int16)) for m in (round(2**28 / 127**2), 0)]
+    shifts = [made.tensor(torch.full((head,), 28, dtype=torch.int8))] * 2
+    make.step("linear", [rows], [values, nothing], matrix=(signs, signs), multiplier=tuple(factors), shift=tuple(shifts))
+    make.step("store", [nothing, values], [], numbers=(0, 8))
+    make.step("attend", [nothing], [mixed], numbers=(0, 9_000, 40, 8))
+    agree(make, mixed)
 
 
 def test_attention_over_more_positions_than_one_sum_holds() -> None:

@@ -55,19 +55,20 @@ struct FixedCodes {
   int64_t width;  // of Hadamard transforms before; below 2: none
 };
 
-// Keys and values of one head, and one query. Codes lie 128 up, as unsigned bytes, four of a position (of a column) side by side
-// and sixteen of these in a word: keys (positions / 16, head / 4), values (head / 16, positions / 4).
+// Keys and values of one head. Codes lie 128 up, as unsigned bytes, four of a position (of a column) side by side and sixteen of
+// these in a word: keys (positions / 16, head / 4), values (head / 16, positions / 4). What no code has been written to holds 0
+// in values, 128 up too.
 struct FixedAttention {
   const uint8_t *keys, *values;
   const int16_t *key_steps, *value_steps;  // a of each position
-  int64_t head, length;                    // numbers of a key; positions that are seen
+  int64_t head;                            // numbers of a key
   int64_t capacity;                        // positions that are room for, a multiple of 16
   int multiplier, shift, k_v;
-  const int32_t *exp2;  // (kExp2Knots)
-  int32_t *scores;      // room for `length` of them, padded to 16
-  int8_t *digits;       // the same, kDigits times
+  const int64_t *exp2;  // (256): a knot, and 32 places up what the next is below it
+  int32_t *scores;      // room for kQueries rows of `stride`, a multiple of 16
+  int64_t stride;
 };
-constexpr int kDigits = 5;  // of 7 bits: a weight has 30
+constexpr int kDigits = 4;  // of 8 bits and a sign: a weight has 30
 
 struct FixedKernels {
   const uint64_t *shares_multiplied;  // read with __atomic_load_n
@@ -82,7 +83,8 @@ struct FixedKernels {
   void (*norm)(const FixedNorm &, Integers from, int16_t *to, int32_t *scratch);
   RowStep (*quantize)(const FixedCodes &, Integers from, int64_t n, int8_t *to, int32_t *scratch);
   void (*rotate)(int16_t *x, const int16_t *cosine, const int16_t *sine, int64_t half);
-  void (*attend)(const FixedAttention &, const int16_t *query, int16_t *to);
+  // Up to kQueries queries; the i-th sees the first lengths[i] positions.
+  void (*attend)(const FixedAttention &, const int16_t *const *queries, const int64_t *lengths, int rows, int16_t *const *to);
   // up = NULL: activate. `pairs` has kCurveKnots numbers: each knot, and 16 places up the next.
   void (*gate)(const int16_t *gates, const int16_t *up, int64_t n, int places, const int32_t *pairs, int32_t *to);
   void (*add)(const int32_t *x, int64_t n, int32_t *to);

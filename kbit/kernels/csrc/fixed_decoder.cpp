@@ -130,32 +130,39 @@ struct FixedOperators {
     });
   }
 
+  // Queries that share keys and values, the heads of a group and neighbouring tokens, read them kQueries at a time.
   static void attend(FixedDecoder &d, const Step &s) {
     const FixedCache &cache = d.p_.cache;
     const int64_t head = cache.head, group = d.width(s.from[0]) / head / cache.kv_heads, queries = d.rows_ * group;
-    parallel(cache.kv_heads * queries, [&](int64_t part) {  // those that share keys and values one after another
-      const int64_t kv = part / queries, i = part % queries / group, column = (kv * group + part % group) * head;
-      const int64_t place = d.place(s.numbers[0], kv), room = d.room(), length = d.position_ + i + 1, padded = pad(length, kRows);
+    const int64_t blocks = (queries + kQueries - 1) / kQueries, room = d.room();
+    parallel(cache.kv_heads * blocks, [&](int64_t part) {
+      const int64_t kv = part / blocks, first = part % blocks * kQueries, place = d.place(s.numbers[0], kv);
+      const int rows = static_cast<int>(queries - first < kQueries ? queries - first : kQueries);
       thread_local std::vector<int32_t> scores;
-      thread_local std::vector<int8_t> digits;
-      if (static_cast<int64_t>(scores.size()) < padded) {
-        scores.resize(static_cast<size_t>(padded));
-        digits.resize(static_cast<size_t>(kDigits * padded));
+      const int64_t stride = pad(d.position_ + d.rows_, kRows);
+      if (static_cast<int64_t>(scores.size()) < kQueries * stride) scores.resize(static_cast<size_t>(kQueries * stride));
+      const int16_t *q[kQueries];
+      int16_t *out[kQueries];
+      int64_t lengths[kQueries];
+      for (int r = 0; r < rows; ++r) {
+        const int64_t i = (first + r) / group, at = (kv * group + (first + r) % group) * head;
+        q[r] = d.shorts(s.from[0], i) + at;
+        out[r] = d.shorts(s.to[0], i) + at;
+        lengths[r] = d.position_ + i + 1;
       }
       const FixedAttention a = {d.keys_.data() + place * room / kRows * 64 * d.groups(),
                                 d.values_.data() + place * room * pad(head, kRows),
                                 d.key_steps_.data() + place * room,
                                 d.value_steps_.data() + place * room,
                                 head,
-                                length,
                                 room,
                                 static_cast<int>(s.numbers[1]),
                                 static_cast<int>(s.numbers[2]),
                                 static_cast<int>(s.numbers[3]),
-                                d.p_.exp2.data(),
+                                d.exp2_.data(),
                                 scores.data(),
-                                digits.data()};
-      fixed_kernels().attend(a, d.shorts(s.from[0], i) + column, d.shorts(s.to[0], i) + column);
+                                stride};
+      fixed_kernels().attend(a, q, lengths, rows, out);
     });
   }
 
@@ -190,9 +197,11 @@ static_assert(sizeof kOperators / sizeof *kOperators == static_cast<size_t>(Fixe
 FixedDecoder::FixedDecoder(FixedProgram program) : p_(std::move(program)), buffers_(p_.buffers.size()) {
   const size_t heads = static_cast<size_t>(p_.cache.layers * p_.cache.kv_heads * room());
   keys_.resize(heads * static_cast<size_t>(kGroup * groups()));
-  values_.resize(heads * static_cast<size_t>(pad(p_.cache.head, kRows)));
+  values_.resize(heads * static_cast<size_t>(pad(p_.cache.head, kRows)), 128);
   key_steps_.resize(heads);
   value_steps_.resize(heads);
+  for (size_t i = 0; i + 1 < p_.exp2.size(); ++i)
+    exp2_.push_back(int64_t{p_.exp2[i] - p_.exp2[i + 1]} << 32 | int64_t{p_.exp2[i]});
   for (const kbit_matrix &m : p_.matrices) views_.emplace_back(m);
   for (const std::vector<int32_t> &curve : p_.curves) {
     curves_.emplace_back(curve.size());

@@ -75,6 +75,7 @@ class FixedDecoder {
   FixedProgram p_;
   std::vector<View> views_;
   std::vector<std::vector<int32_t>> curves_;
+  std::vector<int64_t> exp2_;
   std::vector<Bound> steps_;
   int64_t position_ = 0;
   std::vector<uint8_t> keys_, values_;            // as FixedAttention has them, one (layer, head) after another

@@ -74,7 +74,7 @@ inline RowStep fixed_quantize(const FixedCodes &codes, Integers from, int64_t n,
   const int32_t reciprocal = step.a ? (((1 << (codes.k - 1)) - 1) << 23) / step.a : 0;
   in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA {
     const Ints x = held(rounding_shift(take(from, c, count), step.e), step.a);
-    const Ints q = rounding_shift(x * broadcast(reciprocal), 23);
+    const Ints q = rounded(x * broadcast(reciprocal), 23);
     if (count == 16) {
       store_int8(to + c, q);
     } else {
@@ -166,8 +166,8 @@ inline void fixed_gate(const int16_t *gates, const int16_t *up, int64_t n, int p
     const Ints g = take(gates + c, count), x = held(g, edge) + broadcast(edge);
     const Ints i = shift_right(shift_left(x, spread), between), rest = x & broadcast((1 << between) - 1);
     const Ints knots = lookup(pairs, i), here = knots & broadcast(0xffff), there = shift_right(knots, 16) & broadcast(0xffff);
-    const Ints y = g * (here + rounding_shift((there - here) * rest, between));
-    give(to + c, up ? rounding_shift(y, 15) * take(up + c, count) : y, count);
+    const Ints y = g * (here + rounded((there - here) * rest, between));
+    give(to + c, up ? rounded(y, 15) * take(up + c, count) : y, count);
   });
 }
 
@@ -182,95 +182,160 @@ inline void fixed_add_shifted(const int16_t *x, int left, int64_t n, int32_t *to
 }
 
 // ---- attention
-// Step 4: 2^-(d / 2^16) * 2^30 for d of at most 31 * 2^16.
-KBIT_INLINE Ints exp2_negative(const int32_t *knots, Ints d) {
-  const Ints i = shift_right(d, 8) & broadcast(255), here = lookup(knots, i), next = lookup(knots + 1, i);
-  return shift_right(here - rounding_shift((here - next) * (d & broadcast(255)), 8), shift_right(d, 16));
+constexpr int kMixed = kTokens > 4 ? kQueries : 1;  // rows whose digits meet a word of values together: sums take registers
+
+// Step 4: 2^-(d / 2^16) * 2^30 for d of at most 31 * 2^16. What the next knot is below one has 22 bits.
+KBIT_INLINE Ints exp2_negative(const int64_t *knots, Ints d) {
+  const Longs knot = lookup(knots, shift_right(d, 8) & broadcast(255));
+  return shift_right(low(knot) - rounded(high(knot) * (d & broadcast(255)), 8), shift_right(d, 16));
 }
 
-inline void fixed_attend(const FixedAttention &a, const int16_t *query, int16_t *to) {
-  alignas(64) int8_t q[kMostHead] = {};
-  const RowStep step = fixed_quantize({8, 0, 0, 0}, {query, false}, a.head, q, nullptr);
-  const int32_t c = static_cast<int32_t>(rounding_shift(int64_t{step.a} * a.multiplier, 6));
-  const int64_t groups = (a.head + kGroup - 1) / kGroup, tiles = (a.length + 15) / 16, seen = a.length - 16 * (tiles - 1);
-  Ints total = broadcast(0);
-  in_sixteens(a.head, [&](int64_t d, int n) KBIT_LAMBDA { total = total + take(q + d, n); });
-  const Ints start = broadcast(-kWideBias * sum(total));
-  // s a_k c has 61 bits. With c = 2^9 high + low it is (2^9 s) (a_k high) + s (a_k low), whose factors have 31 at most.
-  const Ints high = broadcast(c >> 9), low = broadcast(c & 511);
-  Ints most = broadcast(INT32_MIN);
-  const uint8_t *key = a.keys;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
+// Step 1 of ROWS rows of q, kMostHead apart: sums[i] of a row and all positions of `tiles` into scores.
+template <int ROWS>
+inline void fixed_scores(const FixedAttention &a, const int8_t *q, const int32_t *starts, int64_t tiles) {
+  const int64_t groups = (a.head + kGroup - 1) / kGroup, head = a.head, stride = a.stride, capacity = a.capacity;
+  const uint8_t *key = a.keys, *values = a.values;
+  int32_t *scores = a.scores;
+  for (int64_t tile = 0; tile < tiles; ++tile, scores += 16, values += 4 * 64) {
     // Since the last token all weights have passed through the caches: what is needed soon is asked for, values as keys are met.
     for (int64_t g = 0; g < groups; ++g) __builtin_prefetch(key + 64 * (g + 2 * groups));
-    for (int64_t d = 0; d < a.head; d += 16)
-      for (int64_t g = 0; g < 4; ++g) __builtin_prefetch(a.values + d * a.capacity + 64 * (4 * tile + g));
-    Ints s = start;
-    int64_t g = 0;
-    for (; g + 8 <= groups; g += 8, key += 512)
-      s = dot8<8>(s, [&](auto i) KBIT_LAMBDA { return widen(load_bytes(key + 64 * i)); }, q + kGroup * g);
-    for (; g < groups; ++g, key += 64) s = dot<8>(s, widen(load_bytes(key)), q + kGroup * g);
-    const Ints steps = load_ints(a.key_steps + 16 * tile);
-    s = rounded(multiply(shift_left(s, 9), steps * high) + multiply(s, steps * low), broadcast(a.shift));
-    store_ints(a.scores + 16 * tile, s);
-    if (tile + 1 == tiles) {  // what is not seen counts as far below
-      s = take(a.scores + 16 * tile, static_cast<int>(seen), INT32_MIN);
-      store_ints(a.scores + 16 * tile, s);
+    for (int64_t d = 0; d < head; d += 16)
+      for (int64_t g = 0; g < 4; ++g) __builtin_prefetch(values + d * capacity + 64 * g);
+    Ints s[ROWS];
+    each<ROWS>([&](auto i) KBIT_LAMBDA { s[i] = broadcast(starts[i]); });
+    for (int64_t g = 0; g < groups; ++g, key += 64) {
+      const Bytes k = widen(load_bytes(key));
+      each<ROWS>([&](auto i) KBIT_LAMBDA { s[i] = dot<8>(s[i], k, q + i * kMostHead + kGroup * g); });
     }
-    most = max(most, s);
+    each<ROWS>([&](auto i) KBIT_LAMBDA { store_ints(scores + i * stride, s[i]); });
+  }
+}
+
+struct FixedWeighed {
+  int64_t divisor, total;  // of p; of weights
+  int s;
+};
+// Steps 3 to 5 of a row: its sums become digits of weights, and 0 from `length` to the end of `tiles`.
+inline FixedWeighed fixed_weigh(const FixedAttention &a, int32_t c, int64_t length, int64_t tiles, int32_t *row) {
+  const int16_t *const key_steps = a.key_steps, *const value_steps = a.value_steps;
+  const int64_t *const exp2 = a.exp2;
+  const int64_t mine = (length + 15) / 16, last = 16 * (mine - 1);
+  const Rounding places = rounding(broadcast(a.shift));
+  Ints most = broadcast(INT32_MIN);
+  for (int64_t t = 0; t < 16 * mine; t += 16) {
+    Ints x = rounded(times(multiply(load_ints(row + t), load_ints(key_steps + t)), c), places);
+    store_ints(row + t, x);
+    if (t == last) {  // what is not seen counts as far below
+      x = take(row + t, static_cast<int>(length - last), INT32_MIN);
+      store_ints(row + t, x);
+    }
+    most = max(most, x);
   }
   const int32_t peak = largest(most);
-  const Ints lowest = broadcast(saturated(int64_t{peak} - (31 << 16)));  // from here down p is 0
+  const Ints highest = broadcast(peak), lowest = broadcast(saturated(int64_t{peak} - (31 << 16)));  // from here down p is 0
   Longs sums = broadcast_long(0), all = broadcast_long(0);
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    int32_t *at = a.scores + 16 * tile;
-    store_ints(at, exp2_negative(a.exp2, broadcast(peak) - max(load_ints(at), lowest)));
-    if (tile + 1 == tiles)
-      for (int64_t i = seen; i < 16; ++i) at[i] = 0;
-    const Ints p = load_ints(at);
-    sums = sums + lengthened(p);
-    all = all | multiply(p, load_ints(a.value_steps + 16 * tile));  // as many bits as the largest
-  }
-  const int64_t divisor = sum(sums);
-  const int s = bits(any_bits(all)) > 30 ? bits(any_bits(all)) - 30 : 0;
-  Longs weights = broadcast_long(0);
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    const Ints u = rounded(multiply(load_ints(a.scores + 16 * tile), load_ints(a.value_steps + 16 * tile)), broadcast(s));
-    const Ints w = min(u, broadcast((1 << 30) - 1));
-    weights = weights + lengthened(w);
-    each<kDigits>([&](auto i)
-                      KBIT_LAMBDA { store_int8(a.digits + i * 16 * tiles + 16 * tile, shift_right(w, 7 * i) & broadcast(127)); });
-  }
-  // Step 6: a digit's sum grows by 4 * 127 * 255 a group at most, so 2^12 groups fit an int32.
-  constexpr int64_t kTogether = 4096;
-  const Longs carries = broadcast_long(kWideBias * sum(weights));
-  Longs mixed[kMostHead / 16];
-  int64_t each_o[kMostHead];
-  for (int64_t d = 0; d < a.head; d += 16) {
-    const uint8_t *value = a.values + d * a.capacity;
-    Longs o = broadcast_long(0) - carries;
-    for (int64_t g = 0; g < 4 * tiles;) {
-      Ints sums_of[kDigits];
-      each<kDigits>([&](auto i) KBIT_LAMBDA { sums_of[i] = broadcast(0); });
-      for (const int64_t end = 4 * tiles - g < kTogether ? 4 * tiles : g + kTogether; g < end; ++g, value += 64) {
-        const Bytes v = widen(load_bytes(value));
-        each<kDigits>([&](auto i) KBIT_LAMBDA { sums_of[i] = dot<8>(sums_of[i], v, a.digits + i * 16 * tiles + kGroup * g); });
-      }
-      each<kDigits>([&](auto i) KBIT_LAMBDA { o = o + multiply(sums_of[i], broadcast(1 << 7 * i)); });
+  for (int64_t t = 0; t < 16 * mine; t += 16) {
+    Ints p = exp2_negative(exp2, highest - max(load_ints(row + t), lowest));
+    store_ints(row + t, p);
+    if (t == last) {  // the lowest may be less than that below
+      p = take(row + t, static_cast<int>(length - last));
+      store_ints(row + t, p);
     }
-    mixed[d / 16] = o;
-    store_longs(each_o + d, o);
+    sums = sums + lengthened(p);
+    all = all | multiply(p, load_ints(value_steps + t));  // as many bits as the largest
   }
-  int64_t largest_o = 0;
-  for (int64_t d = 0; d < a.head; ++d) {
-    const int64_t size = each_o[d] < 0 ? -each_o[d] : each_o[d];
-    largest_o = size > largest_o ? size : largest_o;
+  const int s = bits(any_bits(all)) > 30 ? bits(any_bits(all)) - 30 : 0;
+  const Rounding down = rounding(broadcast(s));
+  const Ints edge = broadcast((1 << 30) - 1);
+  Longs total = broadcast_long(0);
+  for (int64_t t = 0; t < 16 * mine; t += 16) {
+    const Ints w = min(rounded_small(multiply(load_ints(row + t), load_ints(value_steps + t)), down), edge);
+    total = total + lengthened(w);
+    store_digits(reinterpret_cast<int8_t *>(row + t), w);
   }
-  const int g = bits(largest_o) > 30 ? bits(largest_o) - 30 : 0, h = bits(divisor) > 31 ? bits(divisor) - 31 : 0;
+  for (int64_t t = 16 * mine; t < 16 * tiles; t += 16) store_ints(row + t, broadcast(0));
+  return {sum(sums), sum(total), s};
+}
+
+// Step 6 of ROWS rows of digits, `stride` scores apart: a row's o into `mixed`, kMostHead / 16 words apart.
+template <int ROWS>
+inline void fixed_mix(const FixedAttention &a, const int32_t *scores, const FixedWeighed *weighed, int64_t tiles, Longs *mixed) {
+  // A digit's sum grows by 4 * 128 * 255 a group at most, so 2^12 groups fit an int32.
+  constexpr int64_t kTogether = 4096;
+  const int64_t head = a.head, capacity = a.capacity, stride = kGroup * a.stride;
+  const uint8_t *const values = a.values;
+  for (int64_t d = 0; d < head; d += 16) {
+    const uint8_t *value = values + d * capacity;
+    const int8_t *digits = reinterpret_cast<const int8_t *>(scores);
+    Longs *const o = mixed + d / 16;
+    each<ROWS>([&](auto i) KBIT_LAMBDA { o[i * kMostHead / 16] = broadcast_long(-kWideBias * weighed[i].total); });
+    for (int64_t left = 4 * tiles; left > 0; left -= kTogether) {
+      Ints sums[ROWS][kDigits];
+      each<ROWS>([&](auto i) KBIT_LAMBDA { each<kDigits>([&](auto j) KBIT_LAMBDA { sums[i][j] = broadcast(0); }); });
+      for (int64_t g = left < kTogether ? left : kTogether; g > 0; --g, value += 64, digits += 16) {
+        const Bytes v = widen(load_bytes(value));
+        each<ROWS>([&](auto i) KBIT_LAMBDA {
+          each<kDigits>([&](auto j) KBIT_LAMBDA { sums[i][j] = dot_digits(sums[i][j], v, digits + i * stride + kGroup * j); });
+        });
+      }
+      each<ROWS>([&](auto i) KBIT_LAMBDA {
+        Longs &all = o[i * kMostHead / 16];
+        each<kDigits>([&](auto j) KBIT_LAMBDA { all = all + multiply(sums[i][j], broadcast(1 << 8 * j)); });
+      });
+    }
+  }
+}
+
+// Steps 7 and 8 of a row.
+inline void fixed_divide(const FixedAttention &a, const FixedWeighed &weighed, const Longs *mixed, int16_t *to) {
+  Longs all = broadcast_long(0);
+  for (int64_t d = 0; d < a.head; d += 16) all = all | magnitude(mixed[d / 16]);  // as many bits as the largest
+  const int64_t divisor = weighed.divisor;
+  const int g = bits(any_bits(all)) > 30 ? bits(any_bits(all)) - 30 : 0, h = bits(divisor) > 31 ? bits(divisor) - 31 : 0;
   const Ints reciprocal = broadcast(static_cast<int32_t>((int64_t{1} << 60) / (divisor >> h)));
-  in_sixteens(a.head, [&](int64_t d, int n) KBIT_LAMBDA {
-    give(to + d, rounded(multiply(rounded(mixed[d / 16], g), reciprocal), 60 + h + a.k_v - 1 - s - g), n);
-  });
+  const int places = 60 + h + a.k_v - 1 - weighed.s - g;
+  in_sixteens(a.head, [&](int64_t d, int n)
+                          KBIT_LAMBDA { give(to + d, rounded(multiply(rounded(mixed[d / 16], g), reciprocal), places), n); });
+}
+
+template <int ROWS>
+inline void fixed_attend_rows(const FixedAttention &a, const int16_t *const *queries, const int64_t *lengths,
+                              int16_t *const *to) {
+  alignas(64) int8_t q[ROWS * kMostHead] = {};
+  int32_t starts[ROWS];
+  FixedWeighed weighed[ROWS];
+  Longs mixed[ROWS * kMostHead / 16];
+  RowStep steps[ROWS];
+  int64_t longest = 0;
+  for (int i = 0; i < ROWS; ++i) {
+    int8_t *const row = q + i * kMostHead;
+    steps[i] = fixed_quantize({8, 0, 0, 0}, {queries[i], false}, a.head, row, nullptr);
+    Ints total = broadcast(0);
+    in_sixteens(a.head, [&](int64_t d, int n) KBIT_LAMBDA { total = total + take(row + d, n); });
+    starts[i] = -kWideBias * sum(total);
+    longest = lengths[i] > longest ? lengths[i] : longest;
+  }
+  const int64_t tiles = (longest + 15) / 16;
+  fixed_scores<ROWS>(a, q, starts, tiles);
+  for (int i = 0; i < ROWS; ++i) {
+    const int32_t c = static_cast<int32_t>(rounding_shift(int64_t{steps[i].a} * a.multiplier, 6));  // step 2
+    weighed[i] = fixed_weigh(a, c, lengths[i], tiles, a.scores + i * a.stride);
+  }
+  if constexpr (kMixed > 1) {
+    fixed_mix<ROWS>(a, a.scores, weighed, tiles, mixed);
+  } else {
+    for (int i = 0; i < ROWS; ++i) fixed_mix<1>(a, a.scores + i * a.stride, weighed + i, tiles, mixed + i * kMostHead / 16);
+  }
+  for (int i = 0; i < ROWS; ++i) fixed_divide(a, weighed[i], mixed + i * kMostHead / 16, to[i]);
+}
+inline void fixed_attend(const FixedAttention &a, const int16_t *const *queries, const int64_t *lengths, int rows,
+                         int16_t *const *to) {
+  switch (rows) {
+    case 1: return fixed_attend_rows<1>(a, queries, lengths, to);
+    case 2: return fixed_attend_rows<2>(a, queries, lengths, to);
+    case 3: return fixed_attend_rows<3>(a, queries, lengths, to);
+    default: return fixed_attend_rows<kQueries>(a, queries, lengths, to);
+  }
 }
 
 }  // namespace LANES

@@ -13,19 +13,31 @@ KBIT_INLINE const uint8_t *block_scales(const View &w, int64_t tile) {
   return w.m.scales == KBIT_I8 ? static_cast<const uint8_t *>(w.m.scale) + tile * w.blocks * kRows : nullptr;
 }
 
-// Sums of a tile's sixteen rows with row i of x.
-KBIT_INLINE void give_sums(const View &w, int64_t tile, Ints acc, const FixedOutput &out, int64_t i) {
-  const int64_t row = tile * kRows, at = i * out.y_stride + row;
+// What becomes of the sums of a tile's sixteen rows, acc, with rows [i, i_end) of x.
+KBIT_INLINE void give_sums(const View &w, int64_t tile, const int32_t *acc, const FixedOutput &out, int64_t i, int64_t i_end) {
+  const int64_t row = tile * kRows, stride = out.y_stride;
   const int n = static_cast<int>(w.rows_of(tile));
-  if (!out.multiplier) return give(static_cast<int32_t *>(out.y) + at, acc, n);
-  const RowStep step = out.steps[i];
-  const Longs product = multiply(acc, take(out.multiplier + row, n) * broadcast(step.a));
-  Ints shift = take(out.shift + row, n) - broadcast(step.e), y;
-  if (step.e <= out.least_shift) y = rounded(product, max(shift, broadcast(0)));  // beyond the last row shifts are any
-  else y = scaled_each(product, shift);
-  if (out.bias) y = add_saturated(y, take(out.bias + row, n));
-  if (out.wide) give(static_cast<int32_t *>(out.y) + at, y, n);
-  else give(static_cast<int16_t *>(out.y) + at, y, n);
+  const bool wide = out.wide;
+  int32_t *const ints = static_cast<int32_t *>(out.y) + row;
+  int16_t *const shorts = static_cast<int16_t *>(out.y) + row;
+  if (!out.multiplier) {
+    for (; i < i_end; ++i, acc += kRows) give(ints + i * stride, load_ints(acc), n);
+    return;
+  }
+  const Ints multiplier = take(out.multiplier + row, n), shift = take(out.shift + row, n);
+  const Ints bias = out.bias ? take(out.bias + row, n) : broadcast(0);
+  const bool biased = out.bias;
+  int32_t e = out.steps[i].e;
+  Rounding places = rounding(max(shift - broadcast(e), broadcast(0)));  // beyond the last row shifts are any
+  for (; i < i_end; ++i, acc += kRows) {
+    const RowStep step = out.steps[i];
+    if (step.e != e) e = step.e, places = rounding(max(shift - broadcast(e), broadcast(0)));
+    const Longs product = multiply(load_ints(acc), multiplier * broadcast(step.a));
+    Ints y = e <= out.least_shift ? rounded(product, places) : scaled_each(product, shift - broadcast(e));
+    if (biased) y = add_saturated(y, bias);
+    if (wide) give(ints + i * stride, y, n);
+    else give(shorts + i * stride, y, n);
+  }
 }
 
 // ---- one row of x
@@ -45,7 +57,9 @@ void fixed_row(const View &w, const FixedInput &x, int64_t tile, int64_t tile_en
         const Ints isum = dot_units(decoder, unit, q, segment.column_end - segment.column, x.start[s]);
         acc = acc + isum * load_ints(scales + segment.block * kRows);
       }
-    give_sums(w, tile, acc, out, 0);
+    alignas(64) int32_t sums[kRows];
+    store_ints(sums, acc);
+    give_sums(w, tile, sums, out, 0, 1);
   }
 }
 
@@ -102,7 +116,7 @@ inline void fixed_panels(const View &w, const FixedInput &x, int64_t tile, int64
         else fixed_panel_all_rows<merged(7)>(w, x, chunk, scales, panel, first, end, acc);
         s = chunk.segment_end;
       }
-      for (int64_t i = first; i < end; ++i) give_sums(w, t, load_ints(acc + kRows * (i - first)), out, i);
+      give_sums(w, t, acc, out, first, end);
     }
   }
 }

@@ -62,12 +62,20 @@ KBIT_INLINE Ints rounding_shift(Ints x, int s) {
   if (s == 0) return x;
   const int32_t half = int32_t{1} << (s - 1);
   const Ints whole = shift_right(x, s), rest = x & broadcast(half - 1 + half);
-  const Ints beyond = rest - broadcast(half) + (whole & broadcast(1)) - broadcast(1);  // negative: stay, else one up
-  return whole + broadcast(1) + shift_right(beyond, 31);
+  return whole - shift_right(broadcast(half) - rest - (whole & broadcast(1)), 31);  // one up where rest + odd > half
+}
+// The same in fewer instructions: |x| <= 2^30.
+KBIT_INLINE Ints rounded(Ints x, int s) {
+  if (s == 0) return x;
+  return shift_right(x + broadcast((int32_t{1} << (s - 1)) - 1) + (shift_right(x, s) & broadcast(1)), s);
 }
 KBIT_INLINE Longs lengthened(Ints x) { return multiply(x, broadcast(1)); }
+KBIT_INLINE Ints rounded(Longs x, Ints shift) { return rounded(x, rounding(shift)); }
 KBIT_INLINE Ints rounded(Longs x, int shift) { return shift > kMostShift ? broadcast(0) : rounded(x, broadcast(shift)); }
-KBIT_INLINE Ints add_saturated(Ints a, Ints b) { return rounded(lengthened(a) + lengthened(b), 0); }
+KBIT_INLINE Ints add_saturated(Ints a, Ints b) {  // b is held to what is left above and below a
+  b = min(b, broadcast(INT32_MAX) - max(a, broadcast(0)));
+  return a + max(b, broadcast(INT32_MIN) - min(a, broadcast(0)));
+}
 KBIT_INLINE Ints scaled(Longs x, int shift) {
   if (shift >= 0) return rounded(x, shift);
   const int left = shift < -31 ? 31 : -shift;

@@ -37,6 +37,18 @@ KBIT_INLINE Ints swapped(Ints a) {
   else if constexpr (APART == 4) return {{_mm256_permute4x64_epi64(a.v[0], 0x4e), _mm256_permute4x64_epi64(a.v[1], 0x4e)}};
   else return {{_mm256_shuffle_epi32(a.v[0], APART == 1 ? 0xb1 : 0x4e), _mm256_shuffle_epi32(a.v[1], APART == 1 ? 0xb1 : 0x4e)}};
 }
+KBIT_INLINE void store_digits(int8_t *p, Ints v) {
+  const __m256i half = _mm256_set1_epi32(0x808080);  // from each byte but the last 128 is borrowed: what is left has a sign
+  const __m256i sides = _mm256_broadcastsi128_si256(_mm_setr_epi32(0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703));
+  for (int i = 0; i < 2; ++i)
+    store256(p + 32 * i, _mm256_shuffle_epi8(_mm256_xor_si256(_mm256_add_epi32(v.v[i], half), half), sides));
+}
+// The digit's size meets the byte with the digit's sign: int16 holds 2 * 128 * 127.
+KBIT_INLINE Ints dot_digits(Ints acc, Bytes b, const int8_t *digits) {
+  const __m256i t = four(digits), size = _mm256_abs_epi8(t);
+  for (int i = 0; i < 2; ++i) acc.v[i] = add_pairs(acc.v[i], _mm256_maddubs_epi16(size, _mm256_sign_epi8(b.v[i], t)));
+  return acc;
+}
 KBIT_INLINE Ints lookup(const int32_t *table, Ints at) {
   return {{_mm256_i32gather_epi32(table, at.v[0], 4), _mm256_i32gather_epi32(table, at.v[1], 4)}};
 }
@@ -54,27 +66,66 @@ KBIT_INLINE Longs broadcast_long(int64_t i) {
   return {{v, v, v, v}};
 }
 KBIT_INLINE __m256i odd(__m256i v) { return _mm256_srli_epi64(v, 32); }
+KBIT_INLINE Longs lookup(const int64_t *table, Ints at) {  // `at` is not negative
+  const auto *from = reinterpret_cast<const long long *>(table);
+  const __m256i even = _mm256_set1_epi64x(0xffffffff);
+  return {{_mm256_i64gather_epi64(from, _mm256_and_si256(at.v[0], even), 8), _mm256_i64gather_epi64(from, odd(at.v[0]), 8),
+           _mm256_i64gather_epi64(from, _mm256_and_si256(at.v[1], even), 8), _mm256_i64gather_epi64(from, odd(at.v[1]), 8)}};
+}
+KBIT_INLINE __m256i low(__m256i even, __m256i odds) { return _mm256_blend_epi32(even, _mm256_slli_epi64(odds, 32), 0xaa); }
+KBIT_INLINE Ints low(Longs a) { return {{low(a.v[0], a.v[1]), low(a.v[2], a.v[3])}}; }
+KBIT_INLINE Ints high(Longs a) {
+  return {{_mm256_blend_epi32(odd(a.v[0]), a.v[1], 0xaa), _mm256_blend_epi32(odd(a.v[2]), a.v[3], 0xaa)}};
+}
+KBIT_INLINE Longs times(Longs a, int32_t n) {
+  const __m256i by = _mm256_set1_epi64x(n);
+  for (__m256i &v : a.v) v = _mm256_add_epi64(_mm256_mul_epu32(v, by), _mm256_slli_epi64(_mm256_mul_epu32(odd(v), by), 32));
+  return a;
+}
+KBIT_INLINE Longs magnitude(Longs a) {
+  for (__m256i &v : a.v) {
+    const __m256i sign = _mm256_cmpgt_epi64(_mm256_setzero_si256(), v);
+    v = _mm256_sub_epi64(_mm256_xor_si256(v, sign), sign);
+  }
+  return a;
+}
 KBIT_INLINE Longs multiply(Ints a, Ints b) {
   return {{_mm256_mul_epi32(a.v[0], b.v[0]), _mm256_mul_epi32(odd(a.v[0]), odd(b.v[0])), _mm256_mul_epi32(a.v[1], b.v[1]),
            _mm256_mul_epi32(odd(a.v[1]), odd(b.v[1]))}};
 }
+// half: what is added, less 1 where the result is even; sign: 2^63 under the shift.
+struct Rounding { __m256i shift[4], half[4], odd[4], sign[4]; };
+KBIT_INLINE Rounding rounding(Ints shift) {
+  const __m256i one = _mm256_set1_epi64x(1), small = _mm256_set1_epi64x(63), sign = _mm256_set1_epi64x(INT64_MIN);
+  Rounding r = {
+      {_mm256_and_si256(shift.v[0], small), odd(shift.v[0]), _mm256_and_si256(shift.v[1], small), odd(shift.v[1])}, {}, {}, {}};
+  for (int i = 0; i < 4; ++i) {
+    const __m256i rest = _mm256_sub_epi64(_mm256_sllv_epi64(one, r.shift[i]), one);
+    r.half[i] = _mm256_srli_epi64(rest, 1), r.odd[i] = _mm256_and_si256(rest, one),
+    r.sign[i] = _mm256_srlv_epi64(sign, r.shift[i]);
+  }
+  return r;
+}
+template <int I>
+KBIT_INLINE __m256i nearly_shifted(Longs x, const Rounding &by) {
+  const __m256i odd = _mm256_and_si256(_mm256_srlv_epi64(x.v[I], by.shift[I]), by.odd[I]);
+  return _mm256_add_epi64(_mm256_add_epi64(x.v[I], by.half[I]), odd);
+}
 // There is no arithmetic shift of 64 bits: x + 2^63 is shifted as an unsigned number, and 2^63 shifted alike taken off.
-KBIT_INLINE __m256i rounded(__m256i x, __m256i shift) {
-  const __m256i one = _mm256_set1_epi64x(1), sign = _mm256_set1_epi64x(INT64_MIN);
-  const __m256i rest = _mm256_sub_epi64(_mm256_sllv_epi64(one, shift), one);
-  const __m256i to_even = _mm256_and_si256(_mm256_and_si256(_mm256_srlv_epi64(x, shift), rest), one);
-  x = _mm256_xor_si256(_mm256_add_epi64(x, _mm256_add_epi64(_mm256_srli_epi64(rest, 1), to_even)), sign);
-  x = _mm256_sub_epi64(_mm256_srlv_epi64(x, shift), _mm256_srlv_epi64(sign, shift));
+template <int I>
+KBIT_INLINE __m256i shifted(Longs x, const Rounding &by) {
   const __m256i most = _mm256_set1_epi64x(INT32_MAX), least = _mm256_set1_epi64x(INT32_MIN);
-  x = _mm256_blendv_epi8(x, most, _mm256_cmpgt_epi64(x, most));
-  return _mm256_blendv_epi8(x, least, _mm256_cmpgt_epi64(least, x));
+  __m256i y = _mm256_xor_si256(nearly_shifted<I>(x, by), _mm256_set1_epi64x(INT64_MIN));
+  y = _mm256_sub_epi64(_mm256_srlv_epi64(y, by.shift[I]), by.sign[I]);
+  y = _mm256_blendv_epi8(y, most, _mm256_cmpgt_epi64(y, most));
+  return _mm256_blendv_epi8(y, least, _mm256_cmpgt_epi64(least, y));
 }
-KBIT_INLINE __m256i rounded(__m256i even, __m256i odds, __m256i shift) {
-  even = rounded(even, _mm256_and_si256(shift, _mm256_set1_epi64x(63)));
-  return _mm256_blend_epi32(even, _mm256_slli_epi64(rounded(odds, odd(shift)), 32), 0xaa);
+KBIT_INLINE Ints rounded(Longs x, const Rounding &by) {
+  return low(Longs{{shifted<0>(x, by), shifted<1>(x, by), shifted<2>(x, by), shifted<3>(x, by)}});
 }
-KBIT_INLINE Ints rounded(Longs x, Ints shift) {
-  return {{rounded(x.v[0], x.v[1], shift.v[0]), rounded(x.v[2], x.v[3], shift.v[1])}};
+KBIT_INLINE Ints rounded_small(Longs x, const Rounding &by) {
+  each<4>([&](auto i) KBIT_LAMBDA { x.v[i] = _mm256_srlv_epi64(nearly_shifted<i>(x, by), by.shift[i]); });
+  return low(x);
 }
 KBIT_INLINE int64_t sum(Longs a) {
   const __m256i four = _mm256_add_epi64(_mm256_add_epi64(a.v[0], a.v[1]), _mm256_add_epi64(a.v[2], a.v[3]));

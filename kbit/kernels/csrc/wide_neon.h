@@ -49,6 +49,14 @@ KBIT_INLINE Ints swapped(Ints a) {
     else return a.v[i ^ (APART / 4)];
   });
 }
+KBIT_INLINE void store_digits(int8_t *p, Ints v) {
+  const int32x4_t half = vdupq_n_s32(0x808080);  // from each byte but the last 128 is borrowed: what is left has a sign
+  const uint8x16_t sides = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+  each<4>([&](auto i) KBIT_LAMBDA {
+    vst1q_s8(p + 16 * i, vqtbl1q_s8(vreinterpretq_s8_s32(veorq_s32(vaddq_s32(v.v[i], half), half)), sides));
+  });
+}
+KBIT_INLINE Ints dot_digits(Ints acc, Bytes b, const int8_t *digits) { return dot<8>(acc, b, digits); }  // 2 * 127 * 128 fit
 KBIT_INLINE Ints lookup(const int32_t *table, Ints at) {
   int32_t all[16];
   store_ints(all, at);
@@ -67,22 +75,54 @@ KBIT_EIGHT(operator|, vorrq_s64)
 KBIT_INLINE Longs broadcast_long(int64_t n) {
   return eight_of([&](int) KBIT_LAMBDA { return vdupq_n_s64(n); });
 }
+KBIT_INLINE Longs lookup(const int64_t *table, Ints at) {
+  int32_t all[16];
+  store_ints(all, at);
+  return eight_of([&](int i)
+                      KBIT_LAMBDA { return vcombine_s64(vld1_s64(table + all[2 * i]), vld1_s64(table + all[2 * i + 1])); });
+}
+KBIT_INLINE Ints low(Longs a) {
+  return four_of<Ints>(
+      [&](int i) KBIT_LAMBDA { return vuzp1q_s32(vreinterpretq_s32_s64(a.v[2 * i]), vreinterpretq_s32_s64(a.v[2 * i + 1])); });
+}
+KBIT_INLINE Ints high(Longs a) {
+  return four_of<Ints>(
+      [&](int i) KBIT_LAMBDA { return vuzp2q_s32(vreinterpretq_s32_s64(a.v[2 * i]), vreinterpretq_s32_s64(a.v[2 * i + 1])); });
+}
+KBIT_INLINE Longs times(Longs a, int32_t n) {
+  const uint32x2_t by = vdup_n_u32(static_cast<uint32_t>(n));
+  return eight_of([&](int i) KBIT_LAMBDA {
+    const uint64x2_t x = vreinterpretq_u64_s64(a.v[i]);
+    const uint64x2_t upper = vshlq_n_u64(vmull_u32(vshrn_n_u64(x, 32), by), 32);
+    return vreinterpretq_s64_u64(vmlal_u32(upper, vmovn_u64(x), by));
+  });
+}
+KBIT_INLINE Longs magnitude(Longs a) {
+  return eight_of([&](int i) KBIT_LAMBDA { return vabsq_s64(a.v[i]); });
+}
 KBIT_INLINE Longs multiply(Ints a, Ints b) {
   return eight_of([&](int i) KBIT_LAMBDA {
     return i % 2 ? vmull_high_s32(a.v[i / 2], b.v[i / 2]) : vmull_s32(vget_low_s32(a.v[i / 2]), vget_low_s32(b.v[i / 2]));
   });
 }
-KBIT_INLINE int32x2_t rounded(int64x2_t x, int32x2_t shift) {
-  const int64x2_t one = vdupq_n_s64(1), left = vmovl_s32(shift), right = vnegq_s64(left);
-  const int64x2_t rest = vsubq_s64(vshlq_s64(one, left), one);
-  const int64x2_t to_even = vandq_s64(vandq_s64(vshlq_s64(x, right), rest), one);
-  return vqmovn_s64(vshlq_s64(vaddq_s64(x, vaddq_s64(vshrq_n_s64(rest, 1), to_even)), right));
+struct Rounding { Longs right, half, odd; };  // half: what is added, less 1 where the result is even
+KBIT_INLINE Rounding rounding(Ints shift) {
+  const int64x2_t one = vdupq_n_s64(1);
+  const Longs left = eight_of(
+      [&](int i) KBIT_LAMBDA { return vmovl_s32(i % 2 ? vget_high_s32(shift.v[i / 2]) : vget_low_s32(shift.v[i / 2])); });
+  const Longs rest = eight_of([&](int i) KBIT_LAMBDA { return vsubq_s64(vshlq_s64(one, left.v[i]), one); });
+  return {eight_of([&](int i) KBIT_LAMBDA { return vnegq_s64(left.v[i]); }),
+          eight_of([&](int i) KBIT_LAMBDA { return vshrq_n_s64(rest.v[i], 1); }),
+          eight_of([&](int i) KBIT_LAMBDA { return vandq_s64(rest.v[i], one); })};
 }
-KBIT_INLINE Ints rounded(Longs x, Ints shift) {
-  return four_of<Ints>([&](int i) KBIT_LAMBDA {
-    return vcombine_s32(rounded(x.v[2 * i], vget_low_s32(shift.v[i])), rounded(x.v[2 * i + 1], vget_high_s32(shift.v[i])));
-  });
+KBIT_INLINE Ints rounded(Longs x, const Rounding &by) {
+  const auto two = [&](int i) KBIT_LAMBDA {
+    const int64x2_t odd = vandq_s64(vshlq_s64(x.v[i], by.right.v[i]), by.odd.v[i]);
+    return vqmovn_s64(vshlq_s64(vaddq_s64(vaddq_s64(x.v[i], by.half.v[i]), odd), by.right.v[i]));
+  };
+  return four_of<Ints>([&](int i) KBIT_LAMBDA { return vcombine_s32(two(2 * i), two(2 * i + 1)); });
 }
+KBIT_INLINE Ints rounded_small(Longs x, const Rounding &by) { return rounded(x, by); }
 KBIT_INLINE int64_t sum(Longs a) {
   each<7>([&](auto i) KBIT_LAMBDA { a.v[0] = vaddq_s64(a.v[0], a.v[i + 1]); });
   return vaddvq_s64(a.v[0]);
