@@ -23,6 +23,8 @@ from kbit.study import read_table
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 1000, 520  # pixels of the picture
 TITLES = ("Quantized after training", "Trained at its k bits")
+BESIDE = {(0, "2"): (12, 10), (1, "1.58"): (-24, -9), (1, "2"): (-2, -16)}  # from a line's end to its name where lines are close
+USUAL = (14, -9)  # pixels to the right, and up
 LEAST_SHOWN = 0.5  # nats above the lowest loss: what lies higher is outside the frame
 PAGE = """<!doctype html><meta charset="utf-8"><style>STYLE body { margin: 0 } #curve { width: WIDTHpx }</style>
 <div id="curve"></div><script>PLOTLY</script><script>
@@ -40,7 +42,7 @@ def lines(store: Path, embeddings: str) -> dict[str, dict[str, list[tuple[float,
     longest = table["training_tokens"] >= np.nan_to_num(table["training_tokens"]).max()
     for row in np.flatnonzero((table["embeddings"] == embeddings) & (table["seed"] == 0) & longest):
         method, fmt = str(table["method"][row]), str(table["format"][row])
-        k = "1.58" if fmt.startswith("ternary") else str(table["k"][row])
+        k = "1.58" if "ternary" in fmt else str(table["k"][row])
         titles = TITLES if method == "none" else (TITLES[method.startswith("qat")],)
         here = (float(table["total_bits"][row]), float(table["loss"][row]))
         for title in titles:
@@ -97,8 +99,9 @@ def figure(found: dict[str, dict[str, list[tuple[float, float]]]]) -> dict:
                     "yref": f"y{suffix}",
                     "text": f"<b>{k}</b>",
                 }
+                right, up = BESIDE.get((panel, k), USUAL)
                 layout["annotations"].append(
-                    end | {"showarrow": False, "xshift": 14, "yshift": -9, "font": {"color": colour, "size": 13}}
+                    end | {"showarrow": False, "xshift": right, "yshift": up, "font": {"color": colour, "size": 13}}
                 )
     return {"data": data, "layout": layout}
 
