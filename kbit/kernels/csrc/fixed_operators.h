@@ -9,10 +9,11 @@ namespace LANES {
 
 // ---- rows as codes
 // The largest |x| of a row.
-KBIT_INLINE int64_t peak_of(Integers row, int64_t n) {
+template <class T>
+KBIT_INLINE int64_t peak_of(const T *row, int64_t n) {
   Ints most = broadcast(0), least = broadcast(0);
   in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA {
-    const Ints x = take(row, c, count);
+    const Ints x = take(row + c, count);
     most = max(most, x);
     least = min(least, x);
   });
@@ -27,16 +28,30 @@ alignas(64) inline constexpr int32_t kSigns[4][16] = {
     {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
     {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1},
 };
-// The Walsh-Hadamard transform of every `width` of n numbers, a multiple of it; room for n padded to 16, zeros after them.
-KBIT_INLINE void hadamard(int32_t *x, int64_t n, int64_t width) {
-  for (int64_t c = 0; c < n; c += 16) {
-    Ints v = load_ints(x + c);
+// The Walsh-Hadamard transform of every `width` of n numbers, a multiple of it; f(column, count) are those it begins with. Room
+// for n padded to 16, zeros after them.
+template <class F>
+KBIT_INLINE void hadamard(int32_t *x, int64_t n, int64_t width, F &&f) {
+  in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA {
+    Ints v = f(c, count);
     each<4>([&](auto i) KBIT_LAMBDA {
       if (1 << i < width) v = swapped<1 << i>(v) + v * load_ints(kSigns[i]);
     });
     store_ints(x + c, v);
-  }
-  for (int64_t apart = 16; apart < width; apart *= 2)
+  });
+  int64_t apart = 16;
+  for (; 4 * apart <= width; apart *= 4)  // two steps at once: half the loads and stores
+    for (int64_t base = 0; base < n; base += 4 * apart)
+      for (int64_t c = base; c < base + apart; c += 16) {
+        Ints v[4];
+        each<4>([&](auto i) KBIT_LAMBDA { v[i] = load_ints(x + c + i * apart); });
+        const Ints a = v[0] + v[1], b = v[0] - v[1], d = v[2] + v[3], e = v[2] - v[3];
+        store_ints(x + c, a + d);
+        store_ints(x + c + apart, b + e);
+        store_ints(x + c + 2 * apart, a - d);
+        store_ints(x + c + 3 * apart, b - e);
+      }
+  if (apart < width)
     for (int64_t base = 0; base < n; base += 2 * apart)
       for (int64_t c = base; c < base + apart; c += 16) {
         const Ints u = load_ints(x + c), v = load_ints(x + c + apart);
@@ -48,32 +63,22 @@ KBIT_INLINE void hadamard(int32_t *x, int64_t n, int64_t width) {
 // x, each held to +-2^(30-p), under the transform of every `width` = 2^p, / 2^shift.
 inline void fixed_hadamard(int32_t *x, int64_t n, int64_t width, int shift, int32_t *scratch) {
   const int32_t most = 1 << (31 - bits(width));
-  in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA { store_ints(scratch + c, held(take(x + c, count), most)); });
-  hadamard(scratch, n, width);
+  hadamard(scratch, n, width, [&](int64_t c, int count) KBIT_LAMBDA { return held(take(x + c, count), most); });
   in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA { give(x + c, rounding_shift(load_ints(scratch + c), shift), count); });
 }
 
-inline RowStep fixed_quantize(const FixedCodes &codes, Integers from, int64_t n, int8_t *to, int32_t *scratch) {
-  int32_t turned = 0;  // exponent of the transform
-  if (codes.width > 1) {
-    const int places = bits(codes.width) - 1;
-    if (codes.a) turned = from.wide ? places + 1 : 0;
-    else turned = static_cast<int32_t>(held(bits(held(peak_of(from, n), 0, INT32_MAX)) + places - 30, 0, 31));
-    in_sixteens(n,
-                [&](int64_t c, int count) KBIT_LAMBDA { store_ints(scratch + c, rounding_shift(take(from, c, count), turned)); });
-    hadamard(scratch, n, codes.width);
-    from = {scratch, true};
-  }
+template <class T>
+inline RowStep codes_of(const FixedCodes &codes, const T *from, int64_t n, int8_t *to) {
   RowStep step = {codes.a, codes.e};
   if (!codes.a) {
-    const int64_t peak = held(peak_of(from, n), 0, from.wide ? INT32_MAX : INT16_MAX);
+    const int64_t peak = held(peak_of(from, n), 0, sizeof(T) > 2 ? INT32_MAX : INT16_MAX);
     step.e = bits(peak) > 15 ? bits(peak) - 15 : 0;
     step.a = static_cast<int32_t>(held(rounding_shift(peak, step.e), 0, INT16_MAX));  // rounding is monotonous
   }
   // A number beyond a becomes L with a given step, as a itself does: held to a, no product leaves 30 bits.
   const int32_t reciprocal = step.a ? (((1 << (codes.k - 1)) - 1) << 23) / step.a : 0;
   in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA {
-    const Ints x = held(rounding_shift(take(from, c, count), step.e), step.a);
+    const Ints x = held(rounding_shift(take(from + c, count), step.e), step.a);
     const Ints q = rounded(x * broadcast(reciprocal), 23);
     if (count == 16) {
       store_int8(to + c, q);
@@ -83,7 +88,24 @@ inline RowStep fixed_quantize(const FixedCodes &codes, Integers from, int64_t n,
       __builtin_memcpy(to + c, some, static_cast<size_t>(count));
     }
   });
+  return step;
+}
+template <class T>
+KBIT_INLINE RowStep turned_codes_of(const FixedCodes &codes, const T *from, int64_t n, int8_t *to, int32_t *scratch) {
+  const int places = bits(codes.width) - 1;
+  int32_t turned = sizeof(T) > 2 ? places + 1 : 0;  // exponent of the transform
+  if (!codes.a) turned = static_cast<int32_t>(held(bits(held(peak_of(from, n), 0, INT32_MAX)) + places - 30, 0, 31));
+  hadamard(scratch, n, codes.width,
+           [&](int64_t c, int count) KBIT_LAMBDA { return rounding_shift(take(from + c, count), turned); });
+  const RowStep step = codes_of(codes, scratch, n, to);
   return {step.a, step.e + turned};
+}
+inline RowStep fixed_quantize(const FixedCodes &codes, Integers from, int64_t n, int8_t *to, int32_t *scratch) {
+  const auto *ints = static_cast<const int32_t *>(from.at);
+  const auto *shorts = static_cast<const int16_t *>(from.at);
+  if (codes.width > 1)
+    return from.wide ? turned_codes_of(codes, ints, n, to, scratch) : turned_codes_of(codes, shorts, n, to, scratch);
+  return from.wide ? codes_of(codes, ints, n, to) : codes_of(codes, shorts, n, to);
 }
 
 // ---- norms
@@ -115,7 +137,7 @@ inline void fixed_norm(const FixedNorm &w, Integers from, int16_t *to, int32_t *
     const int64_t high = largest(most) * n - total, low = total - smallest(least) * n;
     peak = high > low ? high : low;
   } else {
-    peak = peak_of(from, n);
+    peak = from.wide ? peak_of(static_cast<const int32_t *>(from.at), n) : peak_of(static_cast<const int16_t *>(from.at), n);
   }
   const int e = bits(peak) - kRow > w.least ? bits(peak) - kRow : w.least;
   const int32_t edge = (1 << kRow) - 1;
@@ -141,9 +163,13 @@ inline void fixed_norm(const FixedNorm &w, Integers from, int16_t *to, int32_t *
   const int64_t ss = sum(squares) + (w.epsilon >> (beyond > 63 ? 63 : beyond));
   const int t = (62 - bits(ss)) & ~1;
   const Ints reciprocal = broadcast(ss ? static_cast<int32_t>((int64_t{1} << 60) / root_of(ss << t)) : 0);
+  const int shift = w.shift - t / 2;
+  const bool right = shift >= 0 && shift <= kMostShift;
+  const Rounding row = rounding(broadcast(kRow)), places = rounding(broadcast(right ? shift : 0));
   in_sixteens(n, [&](int64_t c, int count) KBIT_LAMBDA {
-    const Ints z = rounded(multiply(load_ints(scratch + c), reciprocal), kRow);
-    Ints y = scaled(multiply(z, take(w.gamma + c, count)), w.shift - t / 2);
+    const Ints z = rounded_small(multiply(load_ints(scratch + c), reciprocal), row);  // 30 bits
+    const Longs product = multiply(z, take(w.gamma + c, count));
+    Ints y = right ? rounded(product, places) : scaled(product, shift);
     if (w.bias) y = add_saturated(y, take(w.bias + c, count));
     give(to + c, y, count);
   });
@@ -151,10 +177,11 @@ inline void fixed_norm(const FixedNorm &w, Integers from, int16_t *to, int32_t *
 
 // ---- elementwise
 inline void fixed_rotate(int16_t *x, const int16_t *cosine, const int16_t *sine, int64_t half) {
+  const Rounding places = rounding(broadcast(14));
   in_sixteens(half, [&](int64_t c, int n) KBIT_LAMBDA {
     const Ints a = take(x + c, n), b = take(x + half + c, n), cos = take(cosine + c, n), sin = take(sine + c, n);
-    give(x + c, rounded(multiply(a, cos) - multiply(b, sin), 14), n);
-    give(x + half + c, rounded(multiply(b, cos) + multiply(a, sin), 14), n);
+    give(x + c, rounded_small(multiply(a, cos) - multiply(b, sin), places), n);
+    give(x + half + c, rounded_small(multiply(b, cos) + multiply(a, sin), places), n);
   });
 }
 

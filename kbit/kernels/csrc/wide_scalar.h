@@ -124,7 +124,8 @@ KBIT_WORD Ints rounded(Longs x, const Rounding &by) {
   }
   return v;
 }
-KBIT_WORD Ints rounded_small(Longs x, const Rounding &by) { return rounded(x, by); }  // x >= 0, and 32 bits hold what it becomes
+// The same where 32 bits hold what x becomes, and the shift is 32 at most.
+KBIT_WORD Ints rounded_small(Longs x, const Rounding &by) { return rounded(x, by); }
 KBIT_WORD int64_t sum(Longs a) {
   int64_t s = 0;
   for (int64_t v : a.at) s += v;
