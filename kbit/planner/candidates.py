@@ -57,11 +57,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Costs:
-    """log cost(model, format) = of_model + of_format, fitted to the measured costs; `doubt` is the rms error on them."""
+    """log cost(model, format) = of_model + of_format, fitted to the measured costs; `doubt` is the rms error on them.
+
+    gain: nats below the model in 16 bits from which costs count: what training at k bits gains at any number of bits, 0 without.
+    """
 
     of_model: dict[str, float]
     of_format: dict[str, float]
     doubt: float
+    gain: float
 
 
 def candidates(table: Table, protocol: str | None, family: str | None, draws: int, seed: int) -> tuple[list[Candidate], str]:
@@ -121,6 +125,7 @@ def of_group(group: Table, embeddings: str, method: str, draws: int, rng: np.ran
         rest = float(np.median(runs.total_bits[here] - runs.linear_bits[here]))
         for text, k, basis in unmeasured(runs, model, costs):
             log_cost = costs.of_model[model] + format_effect(costs, text)
+            start, drawn = float(runs.loss[kept[0]]) - costs.gain, samples[:, kept[0]] - costs.gain
             doubt = costs.doubt * (FURTHER if basis == EXTRAPOLATED else 1.0)
             yield Candidate(
                 model=model_of(group, int(rows[here[0]])),
@@ -129,8 +134,8 @@ def of_group(group: Table, embeddings: str, method: str, draws: int, rng: np.ran
                 method=method,
                 k=k,
                 total_bits=round(rest + runs.N[here[0]] * bits_per_weight(runs, text, float(runs.N[here[0]]))),
-                loss=float(runs.loss[kept[0]] + np.exp(log_cost)),
-                draws=samples[:, kept[0]] + np.exp(log_cost + doubt * rng.normal(size=draws)),
+                loss=start + float(np.exp(log_cost)),
+                draws=drawn + np.exp(log_cost + doubt * rng.normal(size=draws)),
                 basis=basis,
             )
 
@@ -158,7 +163,9 @@ def fit_costs(runs: Runs) -> Costs | None:
     cells = cells[connected(runs.model[cells], runs.format[cells])]
     models, row = np.unique(runs.model[cells], return_inverse=True)
     formats, column = np.unique(runs.format[cells], return_inverse=True)
-    cost = np.maximum(runs.penalty[cells], LEAST_COST)
+    penalty = runs.penalty[cells]
+    gain = max(0.0, -float(penalty.min())) if (runs.T[cells] > 0).all() else 0.0  # without training, below 0 is noise
+    cost = np.maximum(penalty + gain, LEAST_COST)
     design = np.zeros((len(cells), len(models) + len(formats)))
     design[np.arange(len(cells)), row] = 1
     design[np.arange(len(cells)), len(models) + column] = 1
@@ -171,6 +178,7 @@ def fit_costs(runs: Runs) -> Costs | None:
         dict(zip(models.tolist(), effects[: len(models)].tolist(), strict=True)),
         dict(zip(formats.tolist(), effects[len(models) :].tolist(), strict=True)),
         float(doubt),
+        gain,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kbit.laws import prepare
 from kbit.planner.candidates import EXTRAPOLATED, INTERPOLATED, MEASURED, candidates, fit_costs, with_k
-from tests.laws.simulate import SIZES, simulate_table, stored_bits
+from tests.laws.simulate import SIZES, additive_loss, simulate_table, stored_bits
 
 
 def without(table, *cells):
@@ -108,3 +108,26 @@ def test_the_bits_of_a_k_that_no_model_has_are_those_of_its_codes():
     table = simulate_table(formats=("bf16", "int3-b64", "int5-b64"))
     one = found(table, "prose-1.9m", "int4-b64")
     assert one.total_bits == stored_bits(SIZES[3], "int4-b64", "int8-row")["total_bits"]
+
+
+def test_costs_after_training_count_from_what_training_gains():
+    """A format measured at the largest size alone, where it costs less than training gains."""
+    gain = 0.03
+
+    def loss(N, D, text):
+        return additive_loss(N, D, text) - gain * (text != "bf16")
+
+    table = simulate_table(loss_of=loss, formats=("bf16", *(f"int{k}-b64" for k in range(2, 7))), model_noise=0.0)
+    left_out = (table["format"] == "int4-b64") & (table["model"] != "prose-5.1m")
+    table["qat_tokens"] = np.where(table["k"] < 16, 800_000, 0)
+    table["method"] = np.where(table["k"] < 16, "qat-800k", "none")
+    assert loss(5_111_808, 0, "int4-b64") < loss(5_111_808, 0, "bf16")
+    kept = {name: values[~left_out] for name, values in table.items()}
+    assert fit_costs(prepare(kept)).gain == pytest.approx(gain, abs=0.005)
+    found, _ = candidates(kept, None, None, 200, 0)
+    for row in np.flatnonzero(left_out):
+        (one,) = [each for each in found if (each.model.name, each.format) == (table["model"][row], "int4-b64")]
+        assert one.loss == pytest.approx(table["loss"][row], abs=0.03)
+        assert one.draws.std() < 2
+    untrained = {**kept, "qat_tokens": np.zeros(len(kept["k"]))}
+    assert fit_costs(prepare(untrained)).gain == 0
