@@ -15,7 +15,8 @@ from tests.laws.simulate import SIZES, simulate_table
 
 FORMATS = ("bf16", *(f"int{k}-b64" for k in range(2, 7)), "int4-b16", *(f"nf{k}-b64" for k in range(2, 5)))
 TOKENS = (2e6, 4e6, 8e6)
-TRUE = {"E": 1.8, "A": 0.7, "alpha": 0.35, "gamma": 0.2, "B": 0.15, "beta": 0.5, "delta": 0.15, "tau": 0.3, "S": 0.4}
+TRUE = {"E": 1.8, "A": 0.7, "alpha": 0.35, "gamma": 0.2, "B": 0.15, "beta": 0.5, "delta": 0.15, "S": 0.4}
+TRUE |= {"R": 0.02, "rho": 0.3, "tau": 0.3}  # of training under the quantizer
 QUIET = {"difficulty": 0.0, "disagreement": 0.0, "model_noise": 0.0, "own_noise": 0.0}
 
 
@@ -68,12 +69,12 @@ def test_a_form_recovers_itself_from_runs_without_noise(form: str, tokens: tuple
     np.testing.assert_allclose(law.predict(held_out, "int3-b64").loss, layout.loss(theta, at), atol=1e-3)
 
 
-@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if "tau" in form.parameters])
-def test_a_form_recovers_how_the_cost_falls_with_training_under_the_quantizer(form: str) -> None:
-    """Three lengths of quantization-aware training; 16 bits had none. The law's cost falls as t^-tau."""
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if "rho" in form.parameters])
+def test_a_form_recovers_what_training_under_the_quantizer_gains_and_how_the_cost_falls_with_it(form: str) -> None:
+    """Three lengths of quantization-aware training; 16 bits had none. The gain grows as t^rho, the cost falls as t^-tau."""
     tables = []
     for T in (2e5, 4e5, 8e5):
-        layout = replace(layout_of(form, TOKENS[-1:]), has_training=True, T0=4e5, longest=8e5)
+        layout = replace(layout_of(form, TOKENS[-1:]), has_gain=True, has_training=True, T0=4e5, longest=8e5)
         theta = true_theta(layout)
 
         def loss(N: float, D: float, text: str, T: float = T, layout: Layout = layout, theta: np.ndarray = theta) -> float:
@@ -87,16 +88,21 @@ def test_a_form_recovers_how_the_cost_falls_with_training_under_the_quantizer(fo
     merged = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     law = fit(merged, form, bootstrap=0, method="qat")
     assert law.layout.names == layout.names
-    assert law.estimates["tau"].value == pytest.approx(TRUE["tau"], rel=0.02)
+    lengths = {"rho", "tau"} & set(FORMS[form].parameters)
+    for name in {"R"} | lengths:
+        assert law.estimates[name].value == pytest.approx(TRUE[name], rel=0.02), name
+    assert " - R t^rho" in law.formula
     one = fit(merged, form, bootstrap=0, method="qat-400k")
-    assert "tau" not in one.estimates
-    assert "t^-tau" in law.formula
-    assert "t^-tau" not in one.formula
+    assert one.estimates["R"].value == pytest.approx(TRUE["R"], rel=0.02)
+    assert not lengths & set(one.estimates)
+    assert " - R" in one.formula
+    assert "t^" not in one.formula
 
 
+@pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_jacobian_is_the_derivative(form: str) -> None:
-    layout = layout_of(form, TOKENS)
+def test_the_jacobian_is_the_derivative(form: str, trained: bool) -> None:
+    layout = replace(layout_of(form, TOKENS), has_gain=trained, has_training=trained, T0=4e5, longest=8e5)
     theta = true_theta(layout)
     at = layout.points(np.array([1e5, 1e6, 4e6]), np.array([2e6, 4e6, 8e6]), ["bf16", "int3-b64", "nf2-b64"])
     numeric = np.stack(
