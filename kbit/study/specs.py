@@ -133,7 +133,7 @@ def expand(grid: Grid) -> list[RunSpec]:
 
 
 def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[tuple[str, Recipe, TrainPlan | None]]:
-    """Every recipe with the name that stands for it, a format or the grid's own; and how it is trained, where it is."""
+    """Every recipe with the name that the grid gives it, empty for a format; and how it is trained, where it is."""
     for name, plain in _named(product):
         is_float = Format.parse(plain[0].weights).is_float
         for method in ["rtn"] if is_float else _words(product.methods):  # a float is cast: no method has a say
@@ -149,10 +149,10 @@ def _recipes(product: Product, integers: FixedPoint | None) -> Iterator[tuple[st
 
 
 def _named(product: Product) -> Iterator[tuple[str, list[Recipe]]]:
-    """A format, with each format of the embeddings; then the grid's own recipes, which say theirs."""
+    """Each format with every format of the embeddings, nameless; then the grid's own recipes, which say theirs."""
     for text in _words(product.formats):
         kept = [str(Format.parse(embeddings)) for embeddings in _words(product.embeddings)]
-        yield str(Format.parse(text)), [Recipe(weights=text, embeddings=fmt, lm_head=fmt) for fmt in kept]
+        yield "", [Recipe(weights=text, embeddings=fmt, lm_head=fmt) for fmt in kept]
     for name, settings in product.recipes.items():
         yield name, [Recipe.from_dict(settings)]
 
@@ -187,7 +187,7 @@ class _Model:
 
     def spec(self, named: str, recipe: Recipe, name: str, entry: GridProtocol, files: tuple[str, ...], text: str) -> RunSpec:
         windows = self.windows(entry.named(name), text)
-        fmt, own = Format.parse(recipe.weights), RECIPE_NAME.fullmatch(named) if named != recipe.weights else None
+        fmt, own = Format.parse(recipe.weights), RECIPE_NAME.fullmatch(named)
         bits = recipe.integers.activations if recipe.integers else 0
         if bits and windows.protocol.compute != EXACT:
             raise StoreError(
@@ -195,7 +195,7 @@ class _Model:
             )
         about = self.about | {
             "protocol": name,
-            "format": named + (f"-a{bits}" if bits else ""),
+            "format": (named or recipe.weights) + (f"-a{bits}" if bits else ""),
             "activations": bits,
             "codebook": own[1] if own else fmt.codebook,
             "k": int(own[2]) if own else fmt.k,
