@@ -189,18 +189,20 @@ def _norm(operands: Operands, step: Step, index: int) -> Run:
 def _quantize(operands: Operands, step: Step, index: int) -> Run:
     k, a, e, width = step.numbers
 
-    def codes(x: Tensor) -> Rows:
-        if width > 1:
-            return quantize_rotated(x, k, width, a, e)
-        if a == 0:
-            return quantize_rows(x, k)
-        step_of_rows = torch.full_like(x[..., :1], a, dtype=torch.int32)
-        return Rows(quantize_static(x, a, e, k), step_of_rows, torch.full_like(step_of_rows, e))
-
     def run(state: Interpreter, ids: Tensor, buffers: Buffers) -> None:
-        buffers[step.to[0]] = codes(_ints(buffers, step.from_[0]))
+        buffers[step.to[0]] = codes(_ints(buffers, step.from_[0]), k, a, e, width)
 
     return run
+
+
+def codes(x: Tensor, k: int, a: int, e: int, width: int) -> Rows:
+    """What the operator `quantize` makes of x."""
+    if width > 1:
+        return quantize_rotated(x, k, width, a, e)
+    if a == 0:
+        return quantize_rows(x, k)
+    step = torch.full_like(x[..., :1], a, dtype=torch.int32)
+    return Rows(quantize_static(x, a, e, k), step, torch.full_like(step, e))
 
 
 def _linear(operands: Operands, step: Step, index: int) -> Run:

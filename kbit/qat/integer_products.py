@@ -10,13 +10,11 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from kbit.fixedpoint.dyadic import Dyadic
-from kbit.fixedpoint.hadamard import quantize_rotated
 from kbit.fixedpoint.linear import row_scales
-from kbit.fixedpoint.quantize import Rows, quantize_rows, quantize_static
 from kbit.fixedpoint.rounding import largest, narrow, saturate, scaled
 from kbit.models.integer_float import turned
 from kbit.models.integer_program import Program, Step
-from kbit.models.integer_run import BITS
+from kbit.models.integer_run import BITS, codes
 from kbit.qat.fake_quantize import pass_through
 from kbit.qat.integer_parts import Matrix, bias_integers
 from kbit.qat.integer_step import Pass, Taught, within
@@ -75,16 +73,6 @@ class Quantized(Taught):
         if a:
             x = torch.where(x.detach().abs() <= end, x, x.detach())
         state.floats[to] = pass_through(x, rows.q.float() * (end / largest(k)))
-
-
-def codes(x: Tensor, k: int, a: int, e: int, width: int) -> Rows:
-    """What the operator `quantize` makes of x."""
-    if width > 1:
-        return quantize_rotated(x, k, width, a, e)
-    if a == 0:
-        return quantize_rows(x, k)
-    step = torch.full_like(x[..., :1], a, dtype=torch.int32)
-    return Rows(quantize_static(x, a, e, k), step, torch.full_like(step, e))
 
 
 class Multiplied(Taught):

@@ -9,7 +9,8 @@ from torch.nn import functional
 from kbit.fixedpoint.linear import LinearWeight, accumulate
 from kbit.fixedpoint.quantize import Rows
 from kbit.models.integer_program import Step
-from kbit.qat.integer_products import Product, Quantized, codes, sums
+from kbit.models.integer_run import codes
+from kbit.qat.integer_products import Product, Quantized, sums
 from kbit.qat.integer_step import Pass
 from tests.qat.integers import numbers
 
