@@ -61,6 +61,7 @@ def run_study(
     with Store.writing(store) as writer:
         finished = writer.finished()
         outcomes: dict[str, Outcome] = {}
+        good = set(finished)
         tasks = make_tasks(spec for spec in specs if spec.hash not in finished)
         if tasks:
             share = workers or default_workers(specs, executor)
@@ -69,10 +70,11 @@ def run_study(
                 for outcome in _outcomes(task, result):
                     writer.record(outcome)
                     outcomes[outcome.hash] = outcome
-                _drop_states(task, specs, finished | {run.hash for run in outcomes.values() if run.error is None})
+                    if outcome.error is None:
+                        good.add(outcome.hash)
+                _drop_states(task, specs, good)
                 if progress:
                     progress(*_done(specs, finished, outcomes, task))
-            good = finished | {run.hash for run in outcomes.values() if run.error is None}
             if all(spec.hash in good for spec in specs if spec.training):
                 drop_teachers(Path(f"{store}.training"))
         return StudyResult(str(store), specs, finished, outcomes, time.perf_counter() - start)
